@@ -1,0 +1,22 @@
+//! Shunt: a vhost-user backend that lets the offloaded connections of a router
+//! VM go around its guest.
+//!
+//! The modules are floors; a file may use what stands on lower floors only
+//! (see `docs/architecture.md`).
+//!
+//! | floor | module |
+//! |---|---|
+//! | 0 | [`packet`] |
+//! | 1 | [`flow`], [`port`] |
+//! | 2 | [`datapath`] |
+//! | 3 | [`api`] |
+//! | 4 | [`backend`] |
+//! | 5 | [`cli`] |
+
+pub mod api;
+pub mod backend;
+pub mod cli;
+pub mod datapath;
+pub mod flow;
+pub mod packet;
+pub mod port;

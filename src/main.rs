@@ -1,0 +1,5 @@
+//! The command `shunt`.
+
+fn main() -> std::process::ExitCode {
+    shunt::cli::main()
+}
