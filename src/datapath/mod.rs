@@ -1,1 +1,28 @@
-//! datapath
+//! The datapath: workers poll ports, run the pipeline of DESIGN section 4 burst by
+//! burst, and deliver the verdicts; one keeper owns every element's sessions.
+//!
+//! *Promises*: no locks, allocations, log lines or system calls per packet, other than
+//! a port's own; an element sees only its own tables and ports; frames of one flow
+//! keep their order; every frame received is counted exactly once.
+//! *Refuses*: to wait for a slow guest or uplink: what finds no room is dropped, counted.
+//! *Caller's duty*: an element belongs to one worker; ports are attached once.
+//! *Standard*: none; the pipeline is this project's own contract.
+
+pub mod budget;
+pub mod clock;
+pub mod counters;
+mod deliver;
+mod from_guest;
+mod from_uplink;
+pub mod keeper;
+pub mod lane;
+mod parking;
+pub mod poller;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;
+
+/// An element's number while the backend runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ElementId(pub u32);

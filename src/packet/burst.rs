@@ -138,7 +138,7 @@ impl Burst {
 }
 
 /// A received frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Frame<'a> {
     /// From the destination MAC to the last payload byte.
     pub data: &'a [u8],

@@ -11,6 +11,8 @@
 //! [`Port::peer`] takes (the datapath completes and segments before).
 //! *Standard*: virtio 1.2 sections 2.7 and 5.1.
 
+pub mod testing;
+
 use std::sync::Arc;
 
 use crate::packet::{Burst, PeerOffloads, TxFrame};
@@ -68,9 +70,9 @@ impl std::fmt::Debug for Poller {
 pub struct TxReport {
     /// Frames taken, from the front; the rest found no room.
     pub consumed: usize,
-    /// Of those taken, how many were discarded because no buffer of the peer could hold
-    /// them. (A port without such limits says 0.)
-    pub too_large: usize,
+    /// Of those taken, which were discarded because no buffer of the peer could hold them:
+    /// bit n is frame n. (A port without such limits says 0.)
+    pub too_large: u64,
 }
 
 /// The answer of [`Port::arm`].
@@ -96,7 +98,7 @@ pub trait Port: Send {
     /// Appends waiting frames to `burst`, oldest first, and says how many.
     fn receive(&mut self, burst: &mut Burst) -> usize;
 
-    /// Hands over frames in order and notifies the peer once. Not running: consumes none.
+    /// Hands over at most 64 frames in order and notifies the peer once. Not running: consumes none.
     fn transmit(&mut self, frames: &[TxFrame<'_>]) -> TxReport;
 
     /// Asks for a notification at the next frame to receive.

@@ -1,0 +1,173 @@
+//! An element's counters.
+//!
+//! *Promises*: forwarded, punted, passed on and dropped packets are disjoint; with what is
+//! parked they add up to what came in ([`Snapshot::is_conserved`]). Packets are wire packets
+//! (a GSO frame counts its segments), bytes are L3 bytes.
+//! *Caller's duty*: one worker writes, anybody reads.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::packet::{DropReason, PuntReason};
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; cheaper than an atomic addition because nobody else writes.
+    #[inline]
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    /// Replaces the value of a gauge.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Packets and bytes of one kind of traffic.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    packets: Counter,
+    bytes: Counter,
+}
+
+/// How much one frame is on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Wire {
+    /// Wire packets.
+    pub packets: u32,
+    /// L3 bytes of all of them.
+    pub bytes: u32,
+}
+
+impl Traffic {
+    #[inline]
+    pub(super) fn add(&self, wire: Wire) {
+        self.packets.add(u64::from(wire.packets));
+        self.bytes.add(u64::from(wire.bytes));
+    }
+
+    fn snapshot(&self) -> TrafficSnapshot {
+        TrafficSnapshot { packets: self.packets.get(), bytes: self.bytes.get() }
+    }
+}
+
+/// All counters of an element.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ElementCounters {
+    /// From the element's uplinks.
+    pub from_uplink: Traffic,
+    /// From the element's guest.
+    pub from_guest: Traffic,
+    /// Uplink to uplink: the fast path.
+    pub forwarded: Traffic,
+    /// Guest to paired uplink: the slow path's way out.
+    pub passed: Traffic,
+    /// Uplink to guest, all reasons.
+    pub punted: Traffic,
+    punts: Reasons<{ PuntReason::COUNT }>,
+    drops: Reasons<{ DropReason::COUNT }>,
+    /// Packets parked now.
+    pub parked: Counter,
+    /// Nanoseconds spent on rounds that found something.
+    pub busy_ns: Counter,
+}
+
+#[derive(Debug)]
+struct Reasons<const N: usize>([Counter; N]);
+
+impl<const N: usize> Default for Reasons<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ElementCounters {
+    #[inline]
+    pub(super) fn punt(&self, reason: PuntReason, wire: Wire) {
+        self.punted.add(wire);
+        self.punts.0[reason.index()].add(u64::from(wire.packets));
+    }
+
+    #[inline]
+    pub(super) fn drop(&self, reason: DropReason, wire: Wire) {
+        self.drops.0[reason.index()].add(u64::from(wire.packets));
+    }
+
+    /// A copy of all values. Taken while packets move, it is consistent only counter by counter.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            from_uplink: self.from_uplink.snapshot(),
+            from_guest: self.from_guest.snapshot(),
+            forwarded: self.forwarded.snapshot(),
+            passed: self.passed.snapshot(),
+            punted: self.punted.snapshot(),
+            punts: PuntReason::ALL.iter().map(|r| (*r, self.punts.0[r.index()].get())).collect(),
+            drops: DropReason::ALL.iter().map(|r| (*r, self.drops.0[r.index()].get())).collect(),
+            parked: self.parked.get(),
+            busy_ns: self.busy_ns.get(),
+        }
+    }
+}
+
+/// A copy of [`Traffic`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TrafficSnapshot {
+    /// Wire packets.
+    pub packets: u64,
+    /// L3 bytes.
+    pub bytes: u64,
+}
+
+/// A copy of [`ElementCounters`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// From the element's uplinks.
+    pub from_uplink: TrafficSnapshot,
+    /// From the element's guest.
+    pub from_guest: TrafficSnapshot,
+    /// Uplink to uplink.
+    pub forwarded: TrafficSnapshot,
+    /// Guest to paired uplink.
+    pub passed: TrafficSnapshot,
+    /// Uplink to guest.
+    pub punted: TrafficSnapshot,
+    /// Packets by punt reason.
+    pub punts: Vec<(PuntReason, u64)>,
+    /// Packets by drop reason.
+    pub drops: Vec<(DropReason, u64)>,
+    /// Packets parked now.
+    pub parked: u64,
+    /// Nanoseconds of useful work.
+    pub busy_ns: u64,
+}
+
+impl Snapshot {
+    /// Packets of one punt reason.
+    pub fn punted_for(&self, reason: PuntReason) -> u64 {
+        self.punts[reason.index()].1
+    }
+
+    /// Packets of one drop reason.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.drops[reason.index()].1
+    }
+
+    /// Whether what came in is what went out, was dropped, or is parked.
+    pub fn is_conserved(&self) -> bool {
+        let dropped: u64 = self.drops.iter().map(|(_, count)| count).sum();
+        let punted: u64 = self.punts.iter().map(|(_, count)| count).sum();
+        punted == self.punted.packets
+            && self.from_uplink.packets + self.from_guest.packets
+                == self.forwarded.packets + self.passed.packets + punted + dropped + self.parked
+    }
+}

@@ -1,0 +1,288 @@
+//! The way of a burst that the guest sent, and of frames that were parked for it.
+//!
+//! What the guest sends, it has decided: it goes to the paired uplink. Its packets are looked
+//! up only while flows wait for proof or drain, and for one rule: a SYN on a session's tuple
+//! closes the old session.
+
+use super::counters::Wire;
+use super::deliver::{Outcome, deliver};
+use super::from_uplink::{destination, wire_of};
+use super::lane::{Bench, Lane, Pipe};
+use super::parking::Parked;
+use crate::flow::hand_over::GuestSent;
+use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
+use crate::packet::{
+    Burst, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
+};
+
+/// Frames to send, then parked ones of a flow behind them.
+struct Release {
+    after: usize,
+    flow: FlowId,
+}
+
+impl Lane {
+    /// Receives one burst from a guest's queue and passes it on. Says how many frames.
+    pub(super) fn from_guest(
+        &mut self,
+        vnic: usize,
+        queue: usize,
+        bench: &mut Bench,
+        now: Moment,
+    ) -> usize {
+        bench.burst.clear();
+        let Some(port) = self.pipe.vnics[vnic].guest.port(queue) else { return 0 };
+        let count = port.receive(&mut bench.burst);
+        if count == 0 {
+            return 0;
+        }
+        let mut wire = [Wire::default(); Burst::FRAMES_MAX];
+        let pin = self.table.pin();
+        self.pipe.revisit(&pin, bench);
+        let mut sent = 0;
+        if self.pipe.signals.has_sessions() {
+            for index in 0..count {
+                let released = self.pipe.observe(&pin, vnic, index, &mut wire, bench, now);
+                let Some(Release { after, flow }) = released else { continue };
+                self.pipe.pass(vnic, queue, sent..after, &wire, bench);
+                sent = after;
+                if let Some(flow) = pin.by_id(flow) {
+                    self.pipe.release_to_egress(flow, vnic, queue, bench, now);
+                }
+            }
+        } else {
+            for (index, wire) in wire[..count].iter_mut().enumerate() {
+                let frame = bench.burst.frame(index);
+                *wire = if frame.offload.gso.kind == GsoKind::None {
+                    wire_of(&frame, None)
+                } else {
+                    let parsed = parse(frame.data, &frame.offload, VnicId(vnic as u16));
+                    wire_of(&frame, parsed.as_ref().ok())
+                };
+            }
+        }
+        for wire in &wire[..count] {
+            self.pipe.counters.from_guest.add(*wire);
+        }
+        self.pipe.pass(vnic, queue, sent..count, &wire, bench);
+        count
+    }
+
+    /// What the hand-over's clock asks for: flows that have been parked too long go to the guest.
+    pub(super) fn hand_over_due(&mut self, bench: &mut Bench, now: Moment) -> usize {
+        let pin = self.table.pin();
+        self.pipe.revisit(&pin, bench);
+        let mut released = 0;
+        while let Some(flow) = self.pipe.hand_over.expired(&pin, now) {
+            released += self.pipe.release_to_guest(flow, bench);
+        }
+        released
+    }
+}
+
+impl Pipe {
+    /// Looks at one frame of the guest for proof, drain and SYN.
+    fn observe(
+        &mut self,
+        pin: &Pin<'_>,
+        vnic: usize,
+        index: usize,
+        wire: &mut [Wire; Burst::FRAMES_MAX],
+        bench: &mut Bench,
+        now: Moment,
+    ) -> Option<Release> {
+        let frame = bench.burst.frame(index);
+        let parsed = parse(frame.data, &frame.offload, VnicId(vnic as u16));
+        wire[index] = wire_of(&frame, parsed.as_ref().ok());
+        let parsed = parsed.ok()?;
+        let reopens = parsed.opens(frame.data);
+        if !reopens && !self.signals.is_waiting() {
+            return None;
+        }
+        let flow = pin.lookup_egress(&parsed.key)?;
+        if reopens {
+            self.close(pin, flow, CloseCode::Reopened, bench);
+            return None;
+        }
+        if !matches!(flow.state(), FlowState::Pending | FlowState::Draining) {
+            return None;
+        }
+        self.prove(flow, &frame_facts(&frame, &parsed), &parsed, index, bench, now)
+    }
+
+    /// A frame with the tuple a waiting flow is to have: proof, or the end of its drain.
+    fn prove(
+        &mut self,
+        flow: FlowRef<'_>,
+        facts: &Facts,
+        parsed: &Parsed,
+        index: usize,
+        bench: &mut Bench,
+        now: Moment,
+    ) -> Option<Release> {
+        let exact = flow.spec().rewrite.matches(bench.burst.frame(index).data, parsed);
+        let sent = self.hand_over.guest_sent(
+            flow,
+            facts.marker,
+            facts.dst_mac,
+            facts.src_mac,
+            exact,
+            now,
+        );
+        while let Some(event) = self.hand_over.take_event() {
+            bench.reporter.report(self.id, event);
+        }
+        match sent {
+            GuestSent::Nothing => None,
+            GuestSent::Activated { release } => {
+                release.then_some(Release { after: index + 1, flow: flow.id() })
+            }
+        }
+    }
+
+    /// Sends guest frames `range` to the paired uplink.
+    fn pass(
+        &mut self,
+        vnic: usize,
+        queue: usize,
+        range: std::ops::Range<usize>,
+        wire: &[Wire; Burst::FRAMES_MAX],
+        bench: &mut Bench,
+    ) {
+        let Bench { burst, adapted, .. } = bench;
+        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
+        let count = range.len();
+        for (place, index) in range.clone().enumerate() {
+            frames[place] = burst.frame(index);
+        }
+        let counters = &self.counters;
+        let port = self.vnics[vnic].uplink.toward(queue);
+        deliver(port, &frames[..count], adapted, |place, outcome| {
+            let wire = wire[range.start + place];
+            match outcome {
+                Outcome::Delivered => counters.passed.add(wire),
+                Outcome::Refused(refusal) => counters.drop(refusal.by_uplink(), wire),
+            }
+        });
+    }
+
+    /// When control has changed sessions: parked frames of flows that no longer drain go to the
+    /// guest. Called under a pin, so that the keeper's grace period covers it.
+    #[inline]
+    pub(super) fn revisit(&mut self, pin: &Pin<'_>, bench: &mut Bench) {
+        let now = self.signals.revisit_count();
+        if now != self.revisited {
+            self.revisited = now;
+            self.release_closed(pin, bench);
+        }
+    }
+
+    /// Parked frames of flows that are no longer waiting go to the guest.
+    pub(super) fn release_closed(&mut self, pin: &Pin<'_>, bench: &mut Bench) {
+        while let Some(flow) = self.hand_over.revisit(pin) {
+            self.release_to_guest(flow, bench);
+        }
+    }
+
+    /// A flow's parked frames go to the guest, in order. Says how many.
+    pub(super) fn release_to_guest(&mut self, flow: FlowId, bench: &mut Bench) -> usize {
+        let mut parked = self.parking.take(flow);
+        for chunk in parked.make_contiguous().chunks(Burst::FRAMES_MAX) {
+            let (vnic, queue) = chunk[0].ingress;
+            let mut frames = [Frame::default(); Burst::FRAMES_MAX];
+            for (frame, parked) in frames.iter_mut().zip(chunk) {
+                *frame = parked.frame();
+            }
+            let port = self.vnics[vnic].guest.toward(queue);
+            let counters = &self.counters;
+            deliver(port, &frames[..chunk.len()], &mut bench.adapted, |place, outcome| {
+                let wire = chunk[place].wire;
+                match outcome {
+                    Outcome::Delivered => counters.punt(PuntReason::DrainBound, wire),
+                    Outcome::Refused(refusal) => counters.drop(refusal.by_guest(), wire),
+                }
+            });
+        }
+        self.unparked(parked)
+    }
+
+    /// A flow has just become active: its parked frames follow the guest's last one, by the
+    /// same egress queue.
+    fn release_to_egress(
+        &mut self,
+        flow: FlowRef<'_>,
+        vnic: usize,
+        queue: usize,
+        bench: &mut Bench,
+        now: Moment,
+    ) {
+        let mut parked = self.parking.take(flow.id());
+        let mut rest = &*parked.make_contiguous();
+        while !rest.is_empty() {
+            let fitting = self.rewrite_parked(flow, rest, bench);
+            let (chunk, later) = rest.split_at(fitting.max(1));
+            let Bench { released, adapted, .. } = &mut *bench;
+            let mut frames = [Frame::default(); Burst::FRAMES_MAX];
+            for (place, frame) in frames[..fitting].iter_mut().enumerate() {
+                *frame = released.frame(place);
+            }
+            let counters = &self.counters;
+            let port = self.vnics[vnic].uplink.toward(queue);
+            let now_ms = now.millis() as u32;
+            deliver(port, &frames[..fitting], adapted, |place, outcome| {
+                let wire = chunk[place].wire;
+                match outcome {
+                    Outcome::Delivered => {
+                        counters.forwarded.add(wire);
+                        flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
+                    }
+                    Outcome::Refused(refusal) => counters.drop(refusal.by_uplink(), wire),
+                }
+            });
+            rest = later;
+        }
+        self.unparked(parked);
+    }
+
+    /// Copies as many parked frames as fit into the `released` burst and rewrites them.
+    fn rewrite_parked(&self, flow: FlowRef<'_>, parked: &[Parked], bench: &mut Bench) -> usize {
+        let (dst_mac, src_mac) = flow.macs();
+        let rewrite = &flow.spec().rewrite;
+        bench.released.clear();
+        for one in parked {
+            let frame = one.frame();
+            if !bench.released.push(frame.data, frame.offload) {
+                break;
+            }
+            // What was parked had a key, so it parses again.
+            if let Ok(parsed) = parse(frame.data, &frame.offload, flow.spec().key.vnic()) {
+                let place = bench.released.len() - 1;
+                let mut frame = bench.released.frame_mut(place);
+                rewrite.apply(&mut frame, &parsed, dst_mac, src_mac);
+            }
+        }
+        bench.released.len()
+    }
+
+    fn unparked(&mut self, parked: std::collections::VecDeque<Parked>) -> usize {
+        let count = parked.len();
+        self.parking.recycle(parked);
+        self.counters.parked.set(self.parking.packets());
+        count
+    }
+}
+
+/// What the hand-over wants to know of a guest's frame.
+struct Facts {
+    marker: Marker,
+    dst_mac: MacAddr,
+    src_mac: MacAddr,
+}
+
+fn frame_facts(frame: &Frame<'_>, parsed: &Parsed) -> Facts {
+    Facts {
+        marker: Marker::of(frame.data, parsed),
+        dst_mac: destination(frame.data),
+        src_mac: frame.data.get(6..12).map_or(MacAddr::default(), destination),
+    }
+}

@@ -1,0 +1,345 @@
+//! The way of a burst that came from an uplink (DESIGN section 4 steps 1 to 7).
+
+use super::counters::Wire;
+use super::deliver::{Outcome, deliver};
+use super::lane::{Bench, Lane, Pipe};
+use crate::flow::hand_over::Ingress;
+use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
+use crate::packet::{
+    Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
+};
+
+/// What is decided for a frame of the burst.
+#[derive(Clone, Copy)]
+enum Fate<'p> {
+    Punt(PuntReason),
+    Forward(FlowRef<'p>),
+    /// Parked, and counted there.
+    Parked,
+}
+
+/// A burst after step 1: what each frame is.
+struct Sorted {
+    parsed: [Result<Parsed, PuntReason>; Burst::FRAMES_MAX],
+    wire: [Wire; Burst::FRAMES_MAX],
+}
+
+/// Where a burst came in.
+#[derive(Clone, Copy)]
+struct Ingoing {
+    vnic: usize,
+    queue: usize,
+    now: Moment,
+}
+
+impl Lane {
+    /// Receives one burst from an uplink's queue and sees it through. Says how many frames.
+    pub(super) fn from_uplink(
+        &mut self,
+        vnic: usize,
+        queue: usize,
+        bench: &mut Bench,
+        now: Moment,
+    ) -> usize {
+        bench.burst.clear();
+        let Some(port) = self.pipe.vnics[vnic].uplink.port(queue) else { return 0 };
+        let count = port.receive(&mut bench.burst);
+        if count == 0 {
+            return 0;
+        }
+        let ingoing = Ingoing { vnic, queue, now };
+        let sorted = sort(&bench.burst, VnicId(vnic as u16));
+        let pin = self.table.pin();
+        self.pipe.revisit(&pin, bench);
+        let mut fates = look_up(&pin, &sorted, count);
+        for index in 0..count {
+            self.pipe.counters.from_uplink.add(sorted.wire[index]);
+            fates[index] = self.pipe.judge(&pin, fates[index], &sorted, index, ingoing, bench);
+        }
+        self.pipe.forward(&fates[..count], &sorted, ingoing, bench);
+        self.pipe.punt(&fates[..count], &sorted, ingoing, bench);
+        count
+    }
+}
+
+/// Step 1: parse.
+fn sort(burst: &Burst, vnic: VnicId) -> Sorted {
+    let mut sorted = Sorted {
+        parsed: [Err(PuntReason::Miss); Burst::FRAMES_MAX],
+        wire: [Wire::default(); Burst::FRAMES_MAX],
+    };
+    for index in 0..burst.len() {
+        let frame = burst.frame(index);
+        let parsed = parse(frame.data, &frame.offload, vnic);
+        sorted.wire[index] = wire_of(&frame, parsed.as_ref().ok());
+        sorted.parsed[index] = parsed;
+    }
+    sorted
+}
+
+/// What a frame is on the wire; one without a key counts as one packet.
+pub(super) fn wire_of(frame: &Frame<'_>, parsed: Option<&Parsed>) -> Wire {
+    const ETHERNET_HEADER: usize = 14;
+    match parsed {
+        Some(parsed) => {
+            let (packets, bytes) = parsed.wire_count(&frame.offload);
+            Wire { packets: packets as u32, bytes: bytes as u32 }
+        }
+        None => {
+            Wire { packets: 1, bytes: frame.data.len().saturating_sub(ETHERNET_HEADER) as u32 }
+        }
+    }
+}
+
+/// Step 5: one look-up for the whole burst. A frame without a key, or without a flow, punts.
+fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, count: usize) -> [Fate<'p>; Burst::FRAMES_MAX] {
+    let mut fates = [Fate::Punt(PuntReason::Miss); Burst::FRAMES_MAX];
+    let mut keys = [FlowKey::default(); Burst::FRAMES_MAX];
+    let mut places = [0u8; Burst::FRAMES_MAX];
+    let mut keyed = 0;
+    for index in 0..count {
+        match &sorted.parsed[index] {
+            Ok(parsed) => {
+                keys[keyed] = parsed.key;
+                places[keyed] = index as u8;
+                keyed += 1;
+            }
+            Err(reason) => fates[index] = Fate::Punt(*reason),
+        }
+    }
+    let mut found = [None; Burst::FRAMES_MAX];
+    pin.lookup_burst(&keys[..keyed], &mut found[..keyed]);
+    for (place, flow) in places[..keyed].iter().zip(found) {
+        if let Some(flow) = flow {
+            fates[usize::from(*place)] = Fate::Forward(flow);
+        }
+    }
+    fates
+}
+
+impl Pipe {
+    /// Steps 3 and 5 for one frame: whether the guest must see it all the same.
+    fn judge<'p>(
+        &mut self,
+        pin: &'p Pin<'_>,
+        fate: Fate<'p>,
+        sorted: &Sorted,
+        index: usize,
+        ingoing: Ingoing,
+        bench: &mut Bench,
+    ) -> Fate<'p> {
+        let Ok(parsed) = &sorted.parsed[index] else { return fate };
+        let frame = bench.burst.frame(index);
+        let dst_mac = destination(frame.data);
+        let Fate::Forward(flow) = fate else {
+            let own = dst_mac == self.vnics[ingoing.vnic].mac;
+            return if own { fate } else { Fate::Punt(PuntReason::OtherMac) };
+        };
+        let spec = flow.spec();
+        if dst_mac != spec.ingress_mac {
+            return Fate::Punt(PuntReason::OtherMac);
+        }
+        if let Some(reason) = parsed.control(frame.data) {
+            let code = close_code(reason, parsed, frame.data);
+            self.close(pin, flow, code, bench);
+            return Fate::Punt(reason);
+        }
+        if let Some(reason) = guest_must_see(flow, parsed, &frame) {
+            return Fate::Punt(reason);
+        }
+        match flow.state() {
+            FlowState::Active => match self.vnics.get(usize::from(spec.egress.0)) {
+                Some(egress) if egress.uplink.is_running() => fate,
+                _ => Fate::Punt(PuntReason::EgressGone),
+            },
+            FlowState::Closing => Fate::Punt(PuntReason::Closing),
+            FlowState::Pending | FlowState::Draining => {
+                self.hold(flow, parsed, sorted.wire[index], index, ingoing, bench)
+            }
+        }
+    }
+
+    /// A packet of a flow that is not active yet: the hand-over machine decides.
+    fn hold<'p>(
+        &mut self,
+        flow: FlowRef<'p>,
+        parsed: &Parsed,
+        wire: Wire,
+        index: usize,
+        ingoing: Ingoing,
+        bench: &mut Bench,
+    ) -> Fate<'p> {
+        let frame = bench.burst.frame(index);
+        let marker = Marker::of(frame.data, parsed);
+        match self.hand_over.ingress(flow, marker, false, frame.data.len(), ingoing.now) {
+            Ingress::Punt => Fate::Punt(PuntReason::NotActive),
+            Ingress::Park => {
+                self.parking.park(flow.id(), frame, wire, (ingoing.vnic, ingoing.queue));
+                self.counters.parked.set(self.parking.packets());
+                Fate::Parked
+            }
+            Ingress::ReleaseThenPunt => {
+                self.release_to_guest(flow.id(), bench);
+                Fate::Punt(PuntReason::DrainBound)
+            }
+        }
+    }
+
+    /// Closes a session: both directions punt from now on, parked frames go to the guest first.
+    pub(super) fn close(
+        &mut self,
+        pin: &Pin<'_>,
+        flow: FlowRef<'_>,
+        code: CloseCode,
+        bench: &mut Bench,
+    ) {
+        let first = flow.close();
+        if let Some(partner) = pin.partner(flow) {
+            partner.close();
+        }
+        if !self.hand_over.is_idle() {
+            self.release_closed(pin, bench);
+        }
+        if first {
+            bench.reporter.report(self.id, FlowEvent::Closed { flow: flow.id(), code });
+        }
+    }
+
+    /// Step 6: rewrite in place, then one transmit burst per egress.
+    fn forward(
+        &mut self,
+        fates: &[Fate<'_>],
+        sorted: &Sorted,
+        ingoing: Ingoing,
+        bench: &mut Bench,
+    ) {
+        let mut waiting = 0u64;
+        for (index, fate) in fates.iter().enumerate() {
+            if let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) {
+                let (dst_mac, src_mac) = flow.macs();
+                let mut frame = bench.burst.frame_mut(index);
+                flow.spec().rewrite.apply(&mut frame, parsed, dst_mac, src_mac);
+                waiting |= 1 << index;
+            }
+        }
+        while waiting != 0 {
+            waiting &= !self.forward_to_one(fates, sorted, waiting, ingoing, bench);
+        }
+    }
+
+    /// Sends the frames among `waiting` that have the egress of the first; says which they were.
+    fn forward_to_one(
+        &mut self,
+        fates: &[Fate<'_>],
+        sorted: &Sorted,
+        waiting: u64,
+        ingoing: Ingoing,
+        bench: &mut Bench,
+    ) -> u64 {
+        let Bench { burst, adapted, .. } = bench;
+        let mut egress = None;
+        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
+        let mut places = [0u8; Burst::FRAMES_MAX];
+        let (mut count, mut taken) = (0, 0u64);
+        for index in ones(waiting) {
+            let Fate::Forward(flow) = &fates[index] else { continue };
+            let own = flow.spec().egress;
+            if *egress.get_or_insert(own) == own {
+                frames[count] = burst.frame(index);
+                places[count] = index as u8;
+                count += 1;
+                taken |= 1 << index;
+            }
+        }
+        let vnic = egress.and_then(|id| self.vnics.get_mut(usize::from(id.0)));
+        let port = vnic.and_then(|vnic| vnic.uplink.toward(ingoing.queue));
+        let now_ms = ingoing.now.millis() as u32;
+        let counters = &self.counters;
+        deliver(port, &frames[..count], adapted, |place, outcome| {
+            let index = usize::from(places[place]);
+            let wire = sorted.wire[index];
+            match (outcome, &fates[index]) {
+                (Outcome::Delivered, Fate::Forward(flow)) => {
+                    counters.forwarded.add(wire);
+                    flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
+                    if let Ok(parsed) = &sorted.parsed[index]
+                        && let Some((seq, ack, window)) = parsed.tcp_position(frames[place].data)
+                    {
+                        flow.note_tcp(seq, ack, window);
+                    }
+                }
+                (Outcome::Refused(refusal), _) => counters.drop(refusal.by_uplink(), wire),
+                (Outcome::Delivered, _) => {}
+            }
+        });
+        taken
+    }
+
+    /// Step 7: everything else into the guest's receive ring.
+    fn punt(&mut self, fates: &[Fate<'_>], sorted: &Sorted, ingoing: Ingoing, bench: &mut Bench) {
+        let Bench { burst, adapted, .. } = bench;
+        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
+        let mut reasons = [(PuntReason::Miss, 0u8); Burst::FRAMES_MAX];
+        let mut count = 0;
+        for (index, fate) in fates.iter().enumerate() {
+            if let Fate::Punt(reason) = fate {
+                frames[count] = burst.frame(index);
+                reasons[count] = (*reason, index as u8);
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return;
+        }
+        let port = self.vnics[ingoing.vnic].guest.toward(ingoing.queue);
+        let counters = &self.counters;
+        deliver(port, &frames[..count], adapted, |place, outcome| {
+            let (reason, index) = reasons[place];
+            let wire = sorted.wire[usize::from(index)];
+            match outcome {
+                Outcome::Delivered => counters.punt(reason, wire),
+                Outcome::Refused(refusal) => counters.drop(refusal.by_guest(), wire),
+            }
+        });
+    }
+}
+
+/// The places of the set bits, lowest first.
+fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = (bits != 0).then(|| bits.trailing_zeros() as usize);
+        bits &= bits.wrapping_sub(1);
+        place
+    })
+}
+
+/// A frame's destination MAC; a parsed frame has one.
+pub(super) fn destination(data: &[u8]) -> MacAddr {
+    data.first_chunk().map_or(MacAddr::default(), |mac| MacAddr(*mac))
+}
+
+/// A hit that the guest must see although its session goes on.
+fn guest_must_see(flow: FlowRef<'_>, parsed: &Parsed, frame: &Frame<'_>) -> Option<PuntReason> {
+    let spec = flow.spec();
+    if spec.rewrite.decrements_ttl() && parsed.ttl <= 1 {
+        return Some(PuntReason::TtlExpiring);
+    }
+    if parsed.wire_l3_max(&frame.offload) > u32::from(spec.l3_mtu) {
+        return Some(PuntReason::TooBig);
+    }
+    if !flow.is_present() {
+        return Some(PuntReason::Miss);
+    }
+    None
+}
+
+/// Which close code a packet that ends its session gives it.
+pub(super) fn close_code(reason: PuntReason, parsed: &Parsed, data: &[u8]) -> CloseCode {
+    match reason {
+        PuntReason::TcpSyn => CloseCode::Reopened,
+        PuntReason::TcpRst => CloseCode::Rst,
+        PuntReason::SctpControl if parsed.sctp_opens(data) => CloseCode::Reopened,
+        PuntReason::SctpControl if parsed.sctp_aborts(data) => CloseCode::Rst,
+        _ => CloseCode::Fin,
+    }
+}

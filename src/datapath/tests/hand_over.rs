@@ -1,0 +1,150 @@
+//! A session on its way from the guest to the fast path, and back.
+
+use std::time::Duration;
+
+use super::world::*;
+use crate::flow::hand_over::HandOverLimits;
+use crate::flow::{CloseCode, HandOverMode};
+use crate::packet::{Offload, PuntReason};
+
+fn send(world: &World, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        world.lan.uplink.send(&datagram(number), Offload::default());
+    }
+}
+
+fn arrived(world: &World) -> Vec<u32> {
+    let frames = world.wan.uplink.take();
+    let payloads = frames.iter().map(|frame| seen(&frame.data).3);
+    payloads.map(|p| u32::from_be_bytes(p[..4].try_into().unwrap())).collect()
+}
+
+/// Sends paced datagrams through a guest that holds each for `rounds` rounds, until the
+/// session is active; everything must arrive in order.
+#[test]
+fn ordered_hand_over_of_a_paced_flow_loses_and_reorders_nothing() {
+    for delay in 0..5 {
+        let mut world = World::new();
+        let mut held = std::collections::VecDeque::from(vec![0; delay]);
+        let mut got = Vec::new();
+        let mut number = 0;
+        for round in 0..200 {
+            if round == 20 {
+                world.offload(session("s", UDP));
+            }
+            send(&world, number..number + 1);
+            number += 1;
+            world.pass(Duration::from_millis(1));
+            // The guest forwards in order, `delay` rounds late.
+            held.push_back(1);
+            if held.pop_front() == Some(1) {
+                world.guest_forwards_some(LAN, 1);
+            }
+            world.run();
+            got.extend(arrived(&world));
+        }
+        for _ in 0..delay + 1 {
+            world.guest_forwards(LAN);
+            world.pass(Duration::from_millis(1));
+        }
+        got.extend(arrived(&world));
+        assert_eq!(got, (0..number).collect::<Vec<_>>(), "guest holds {delay} rounds");
+        assert!(world.counters().forwarded.packets > 50, "never active at {delay}");
+        world.assert_conserved();
+    }
+}
+
+#[test]
+fn a_session_that_the_guest_drops_is_never_active_not_even_prompt() {
+    for mode in [HandOverMode::Ordered, HandOverMode::Prompt] {
+        let mut world = World::new();
+        let mut request = session("s", UDP);
+        request.mode = mode;
+        world.offload(request);
+        for round in 0..50 {
+            send(&world, round..round + 1);
+            world.pass(Duration::from_millis(100));
+            world.lan.guest.take();
+        }
+        assert_eq!(world.counters().forwarded.packets, 0);
+        assert_eq!(world.counters().punted_for(PuntReason::NotActive), 50);
+        world.assert_conserved();
+    }
+}
+
+#[test]
+fn macs_left_out_are_learned_from_the_proving_frame() {
+    let mut world = World::new();
+    let mut request = session("s", UDP);
+    request.mode = HandOverMode::Prompt;
+    world.offload(request);
+    send(&world, 0..1);
+    world.run();
+    world.guest_forwards(LAN);
+    world.run();
+    arrived(&world);
+    send(&world, 1..2);
+    world.run();
+    let out = world.wan.uplink.take();
+    assert_eq!(macs(&out[0].data), (SERVER_MAC, WAN_MAC));
+    assert_eq!(world.counters().forwarded.packets, 1);
+    world.assert_conserved();
+}
+
+/// A guest that took a burst and is slow with it: later packets are parked.
+fn draining(limits: HandOverLimits) -> World {
+    let mut world = World::with(ALL_OFFLOADS, limits);
+    world.offload(session("s", UDP));
+    for number in 0..4 {
+        send(&world, number..number + 1);
+        world.pass(Duration::from_millis(1));
+    }
+    world.guest_forwards_some(LAN, 1);
+    world.run();
+    assert_eq!(arrived(&world), [0]);
+    send(&world, 4..8);
+    world.run();
+    assert_eq!(world.counters().parked, 4, "the flow does not drain");
+    world
+}
+
+#[test]
+fn parked_frames_follow_the_guests_last_one() {
+    let mut world = draining(HandOverLimits::default());
+    world.guest_forwards(LAN);
+    world.run();
+    assert_eq!(arrived(&world), [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(world.counters().parked, 0);
+    world.assert_conserved();
+}
+
+#[test]
+fn at_the_bound_parked_frames_go_to_the_guest_in_order_and_nothing_is_lost() {
+    let mut world = draining(HandOverLimits::default());
+    world.pass(Duration::from_millis(25));
+    assert_eq!(world.counters().parked, 0);
+    send(&world, 8..9);
+    world.run();
+    world.guest_forwards(LAN);
+    world.run();
+    assert_eq!(arrived(&world), [1, 2, 3, 4, 5, 6, 7, 8]);
+    world.assert_conserved();
+}
+
+#[test]
+fn a_withdrawn_session_releases_its_parked_frames_before_later_ones_miss() {
+    let mut world = draining(HandOverLimits::default());
+    world.book.withdraw("s", world.now);
+    send(&world, 8..9);
+    world.pass(Duration::from_millis(5));
+    send(&world, 9..10);
+    world.pass(Duration::from_millis(5));
+    world.guest_forwards(LAN);
+    world.run();
+    assert_eq!(arrived(&world), (1..10).collect::<Vec<_>>());
+    let closed: Vec<_> = world.book.take_closed().collect();
+    assert_eq!(closed[0].code, CloseCode::Withdrawn);
+    assert_eq!(world.counters().punted_for(PuntReason::Miss), 1);
+    world.assert_conserved();
+}
+

@@ -1,0 +1,5 @@
+//! Lanes on ports in memory: what goes in by one far end comes out by another.
+
+mod forward;
+mod hand_over;
+mod world;
