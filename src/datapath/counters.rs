@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::flow::hand_over::HandOverStats;
 use crate::packet::{DropReason, PuntReason};
 
 /// A counter with one writer.
@@ -80,6 +81,61 @@ pub struct ElementCounters {
     pub parked: Counter,
     /// Nanoseconds spent on rounds that found something.
     pub busy_ns: Counter,
+    hand_over: HandOverCounters,
+}
+
+/// A copy of [`HandOverStats`] that others can read; see there.
+#[derive(Debug, Default)]
+struct HandOverCounters([Counter; 11]);
+
+impl HandOverCounters {
+    fn set(&self, stats: &HandOverStats) {
+        let values = [
+            stats.proved,
+            stats.activated,
+            stats.disproved,
+            stats.drain_bounds,
+            stats.forced,
+            stats.parked_frames,
+            stats.released_to_egress,
+            stats.released_to_guest,
+            stats.transit_us_last,
+            stats.transit_us_ewma,
+            stats.transit_us_max,
+        ];
+        for (counter, value) in self.0.iter().zip(values) {
+            counter.set(value);
+        }
+    }
+
+    fn get(&self) -> HandOverStats {
+        let [
+            proved,
+            activated,
+            disproved,
+            drain_bounds,
+            forced,
+            parked_frames,
+            released_to_egress,
+            released_to_guest,
+            transit_us_last,
+            transit_us_ewma,
+            transit_us_max,
+        ] = self.0.each_ref().map(Counter::get);
+        HandOverStats {
+            proved,
+            activated,
+            disproved,
+            drain_bounds,
+            forced,
+            parked_frames,
+            released_to_egress,
+            released_to_guest,
+            transit_us_last,
+            transit_us_ewma,
+            transit_us_max,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -103,6 +159,10 @@ impl ElementCounters {
         self.drops.0[reason.index()].add(u64::from(wire.packets));
     }
 
+    pub(super) fn set_hand_over(&self, stats: &HandOverStats) {
+        self.hand_over.set(stats);
+    }
+
     /// A copy of all values. Taken while packets move, it is consistent only counter by counter.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -115,6 +175,7 @@ impl ElementCounters {
             drops: DropReason::ALL.iter().map(|r| (*r, self.drops.0[r.index()].get())).collect(),
             parked: self.parked.get(),
             busy_ns: self.busy_ns.get(),
+            hand_over: self.hand_over.get(),
         }
     }
 }
@@ -149,6 +210,8 @@ pub struct Snapshot {
     pub parked: u64,
     /// Nanoseconds of useful work.
     pub busy_ns: u64,
+    /// How sessions moved to the fast path.
+    pub hand_over: HandOverStats,
 }
 
 impl Snapshot {

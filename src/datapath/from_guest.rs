@@ -9,14 +9,14 @@ use super::deliver::{Outcome, deliver};
 use super::from_uplink::{destination, wire_of};
 use super::lane::{Bench, Lane, Pipe};
 use super::parking::Parked;
-use crate::flow::hand_over::GuestSent;
+use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
 use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
 use crate::packet::{
     Burst, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
 };
 
-/// Frames to send, then parked ones of a flow behind them.
-struct Release {
+/// Parked frames of `flow` go out right behind the guest's frame before `after`.
+struct Behind {
     after: usize,
     flow: FlowId,
 }
@@ -43,11 +43,11 @@ impl Lane {
         if self.pipe.signals.has_sessions() {
             for index in 0..count {
                 let released = self.pipe.observe(&pin, vnic, index, &mut wire, bench, now);
-                let Some(Release { after, flow }) = released else { continue };
+                let Some(Behind { after, flow }) = released else { continue };
                 self.pipe.pass(vnic, queue, sent..after, &wire, bench);
                 sent = after;
                 if let Some(flow) = pin.by_id(flow) {
-                    self.pipe.release_to_egress(flow, vnic, queue, bench, now);
+                    self.pipe.release_to_egress(flow, queue, bench, now);
                 }
             }
         } else {
@@ -72,10 +72,11 @@ impl Lane {
     pub(super) fn hand_over_due(&mut self, bench: &mut Bench, now: Moment) -> usize {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
-        let mut released = 0;
-        while let Some(flow) = self.pipe.hand_over.expired(&pin, now) {
-            released += self.pipe.release_to_guest(flow, bench);
-        }
+        let mut due = std::mem::take(&mut self.pipe.due);
+        self.pipe.hand_over.expire(&pin, now, |release| due.push(release));
+        let released = self.pipe.release_all(&pin, &mut due, bench, now);
+        self.pipe.due = due;
+        self.pipe.tell_events(bench);
         released
     }
 }
@@ -90,7 +91,7 @@ impl Pipe {
         wire: &mut [Wire; Burst::FRAMES_MAX],
         bench: &mut Bench,
         now: Moment,
-    ) -> Option<Release> {
+    ) -> Option<Behind> {
         let frame = bench.burst.frame(index);
         let parsed = parse(frame.data, &frame.offload, VnicId(vnic as u16));
         wire[index] = wire_of(&frame, parsed.as_ref().ok());
@@ -119,7 +120,7 @@ impl Pipe {
         index: usize,
         bench: &mut Bench,
         now: Moment,
-    ) -> Option<Release> {
+    ) -> Option<Behind> {
         let exact = flow.spec().rewrite.matches(bench.burst.frame(index).data, parsed);
         let sent = self.hand_over.guest_sent(
             flow,
@@ -129,13 +130,17 @@ impl Pipe {
             exact,
             now,
         );
-        while let Some(event) = self.hand_over.take_event() {
-            bench.reporter.report(self.id, event);
-        }
+        self.tell_events(bench);
         match sent {
             GuestSent::Nothing => None,
             GuestSent::Activated { release } => {
-                release.then_some(Release { after: index + 1, flow: flow.id() })
+                release.then_some(Behind { after: index + 1, flow: flow.id() })
+            }
+            GuestSent::Disproved { release } => {
+                if release {
+                    self.release_to_guest(flow.id(), bench);
+                }
+                None
             }
         }
     }
@@ -179,9 +184,37 @@ impl Pipe {
 
     /// Parked frames of flows that are no longer waiting go to the guest.
     pub(super) fn release_closed(&mut self, pin: &Pin<'_>, bench: &mut Bench) {
-        while let Some(flow) = self.hand_over.revisit(pin) {
-            self.release_to_guest(flow, bench);
+        let mut due = std::mem::take(&mut self.due);
+        self.hand_over.revisit(pin, |release| due.push(release));
+        for release in due.drain(..) {
+            self.release_to_guest(release.flow, bench);
         }
+        self.due = due;
+    }
+
+    fn release_all(
+        &mut self,
+        pin: &Pin<'_>,
+        due: &mut Vec<Release>,
+        bench: &mut Bench,
+        now: Moment,
+    ) -> usize {
+        let mut released = 0;
+        for Release { flow, to } in due.drain(..) {
+            released += match (to, pin.by_id(flow)) {
+                (ReleaseTo::Uplink, Some(flow)) => self.release_to_egress(flow, 0, bench, now),
+                _ => self.release_to_guest(flow, bench),
+            };
+        }
+        released
+    }
+
+    /// What the hand-over machine has to say goes to the keeper.
+    pub(super) fn tell_events(&mut self, bench: &mut Bench) {
+        while let Some(event) = self.hand_over.next_event() {
+            bench.reporter.report(self.id, event);
+        }
+        self.counters.set_hand_over(self.hand_over.stats());
     }
 
     /// A flow's parked frames go to the guest, in order. Says how many.
@@ -207,15 +240,15 @@ impl Pipe {
     }
 
     /// A flow has just become active: its parked frames follow the guest's last one, by the
-    /// same egress queue.
-    fn release_to_egress(
+    /// same egress queue. Says how many.
+    pub(super) fn release_to_egress(
         &mut self,
         flow: FlowRef<'_>,
-        vnic: usize,
         queue: usize,
         bench: &mut Bench,
         now: Moment,
-    ) {
+    ) -> usize {
+        let egress = usize::from(flow.spec().egress.0);
         let mut parked = self.parking.take(flow.id());
         let mut rest = &*parked.make_contiguous();
         while !rest.is_empty() {
@@ -227,7 +260,7 @@ impl Pipe {
                 *frame = released.frame(place);
             }
             let counters = &self.counters;
-            let port = self.vnics[vnic].uplink.toward(queue);
+            let port = self.vnics.get_mut(egress).and_then(|vnic| vnic.uplink.toward(queue));
             let now_ms = now.millis() as u32;
             deliver(port, &frames[..fitting], adapted, |place, outcome| {
                 let wire = chunk[place].wire;
@@ -241,7 +274,7 @@ impl Pipe {
             });
             rest = later;
         }
-        self.unparked(parked);
+        self.unparked(parked)
     }
 
     /// Copies as many parked frames as fit into the `released` burst and rewrites them.

@@ -144,43 +144,54 @@ impl Pipe {
             self.close(pin, flow, code, bench);
             return Fate::Punt(reason);
         }
-        if let Some(reason) = guest_must_see(flow, parsed, &frame) {
-            return Fate::Punt(reason);
+        let must_see = guest_must_see(flow, parsed, &frame);
+        let state = flow.state();
+        if matches!(state, FlowState::Pending | FlowState::Draining) {
+            return self.hold(flow, parsed, must_see, sorted.wire[index], (index, ingoing), bench);
         }
-        match flow.state() {
-            FlowState::Active => match self.vnics.get(usize::from(spec.egress.0)) {
+        match (must_see, state) {
+            (Some(reason), _) => Fate::Punt(reason),
+            (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
+            (None, _) => match self.vnics.get(usize::from(spec.egress.0)) {
                 Some(egress) if egress.uplink.is_running() => fate,
                 _ => Fate::Punt(PuntReason::EgressGone),
             },
-            FlowState::Closing => Fate::Punt(PuntReason::Closing),
-            FlowState::Pending | FlowState::Draining => {
-                self.hold(flow, parsed, sorted.wire[index], index, ingoing, bench)
-            }
         }
     }
 
-    /// A packet of a flow that is not active yet: the hand-over machine decides.
+    /// A packet of a flow that is not active yet: the hand-over machine decides. What the guest
+    /// must see goes there in any case, but not before what is parked.
     fn hold<'p>(
         &mut self,
         flow: FlowRef<'p>,
         parsed: &Parsed,
+        must_see: Option<PuntReason>,
         wire: Wire,
-        index: usize,
-        ingoing: Ingoing,
+        (index, ingoing): (usize, Ingoing),
         bench: &mut Bench,
     ) -> Fate<'p> {
+        let Ingoing { vnic, queue, now } = ingoing;
         let frame = bench.burst.frame(index);
         let marker = Marker::of(frame.data, parsed);
-        match self.hand_over.ingress(flow, marker, false, frame.data.len(), ingoing.now) {
-            Ingress::Punt => Fate::Punt(PuntReason::NotActive),
+        let reason = must_see.unwrap_or(PuntReason::NotActive);
+        let control = must_see.is_some();
+        let answer = self.hand_over.ingress(flow, marker, control, frame.data.len(), now);
+        match answer {
+            Ingress::Punt => Fate::Punt(reason),
             Ingress::Park => {
-                self.parking.park(flow.id(), frame, wire, (ingoing.vnic, ingoing.queue));
+                self.parking.park(flow.id(), frame, wire, (vnic, queue));
                 self.counters.parked.set(self.parking.packets());
                 Fate::Parked
             }
             Ingress::ReleaseThenPunt => {
                 self.release_to_guest(flow.id(), bench);
-                Fate::Punt(PuntReason::DrainBound)
+                self.tell_events(bench);
+                Fate::Punt(must_see.unwrap_or(PuntReason::DrainBound))
+            }
+            Ingress::ReleaseThenForward => {
+                self.release_to_egress(flow, queue, bench, now);
+                self.tell_events(bench);
+                Fate::Forward(flow)
             }
         }
     }

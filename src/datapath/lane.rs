@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::counters::ElementCounters;
 use super::parking::Parking;
 use super::poller::EpollSet;
-use crate::flow::hand_over::HandOver;
+use crate::flow::hand_over::{HandOver, Release};
 use crate::flow::queue::Sender;
 use crate::flow::sessions::ElementSignals;
 use crate::flow::{FlowEvent, Moment, TableReader};
@@ -130,6 +130,8 @@ pub(super) struct Pipe {
     pub(super) counters: Arc<ElementCounters>,
     pub(super) signals: Arc<ElementSignals>,
     pub(super) revisited: u32,
+    /// Scratch space for what the hand-over machine releases.
+    pub(super) due: Vec<Release>,
 }
 
 /// One element on one worker.
@@ -151,7 +153,8 @@ impl Lane {
         signals: Arc<ElementSignals>,
     ) -> Self {
         let parking = Parking::default();
-        let pipe = Pipe { id, hand_over, parking, vnics, counters, signals, revisited: 0 };
+        let due = Vec::new();
+        let pipe = Pipe { id, hand_over, parking, vnics, counters, signals, revisited: 0, due };
         Self { table, pipe, budget: Budget::default(), awake: true }
     }
 
@@ -184,7 +187,7 @@ impl Lane {
     }
 
     /// When the lane needs a round although nothing comes in.
-    pub(super) fn next_deadline(&self) -> Option<Moment> {
+    pub(super) fn next_deadline(&mut self) -> Option<Moment> {
         self.pipe.hand_over.next_deadline()
     }
 

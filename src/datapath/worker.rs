@@ -131,7 +131,7 @@ impl Run {
 
     /// Waits until something comes or is due.
     fn sleep(&mut self) -> io::Result<()> {
-        let deadline = self.lanes.iter().filter_map(Lane::next_deadline).min();
+        let deadline = self.lanes.iter_mut().filter_map(Lane::next_deadline).min();
         let now = self.clock.now();
         self.wait(deadline.map(|deadline| deadline.since(now)))
     }

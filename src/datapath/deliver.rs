@@ -1,0 +1,153 @@
+//! Handing frames to a port, in a form that its peer takes (DESIGN section 4, offload mismatch).
+//!
+//! *Promises*: frames leave in order, each told its outcome once; runs of frames that fit
+//! go out in one transmit, others are completed or segmented first, a burst at a time.
+//! *Refuses*: what the port has no room for; a segmented frame counts as refused when any
+//! piece of it was. *Caller's duty*: at most [`Burst::FRAMES_MAX`] frames a call.
+
+use crate::packet::segment::{Segments, fits};
+use crate::packet::{Burst, DropReason, TxFrame};
+use crate::port::Port;
+
+/// Why a port did not take a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    Full,
+    Absent,
+    BufferTooSmall,
+    Unsegmentable,
+}
+
+impl Refusal {
+    /// The drop reason when the port is a guest's.
+    pub(super) fn by_guest(self) -> DropReason {
+        match self {
+            Self::Full => DropReason::GuestRingFull,
+            Self::Absent => DropReason::GuestAbsent,
+            Self::BufferTooSmall => DropReason::GuestBufferTooSmall,
+            Self::Unsegmentable => DropReason::Unsegmentable,
+        }
+    }
+
+    /// The drop reason when the port is an uplink's.
+    pub(super) fn by_uplink(self) -> DropReason {
+        match self {
+            Self::Full => DropReason::EgressFull,
+            Self::Absent => DropReason::UplinkAbsent,
+            Self::BufferTooSmall => DropReason::EgressBufferTooSmall,
+            Self::Unsegmentable => DropReason::Unsegmentable,
+        }
+    }
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Delivered,
+    Refused(Refusal),
+}
+
+/// Hands `frames` to `port` (`None`: it is not running) and tells the outcome of each.
+/// `adapted` is scratch space.
+pub(super) fn deliver(
+    port: Option<&mut dyn Port>,
+    frames: &[TxFrame<'_>],
+    adapted: &mut Burst,
+    mut outcome: impl FnMut(usize, Outcome),
+) {
+    if frames.is_empty() {
+        return;
+    }
+    let Some(port) = port else {
+        (0..frames.len()).for_each(|place| outcome(place, Outcome::Refused(Refusal::Absent)));
+        return;
+    };
+    let peer = port.peer();
+    let mut start = 0;
+    while start < frames.len() {
+        let rest = &frames[start..];
+        let first_fits = fits(&rest[0].offload, &peer);
+        let alike =
+            rest.iter().take_while(|frame| fits(&frame.offload, &peer) == first_fits).count();
+        let run = &rest[..alike];
+        let told = |place: usize, what: Outcome| outcome(start + place, what);
+        if first_fits { as_they_are(port, run, told) } else { adapt(port, run, adapted, told) }
+        start += alike;
+    }
+}
+
+fn as_they_are(
+    port: &mut dyn Port,
+    frames: &[TxFrame<'_>],
+    mut outcome: impl FnMut(usize, Outcome),
+) {
+    let report = port.transmit(frames);
+    for place in 0..frames.len() {
+        let what = if place >= report.consumed {
+            Outcome::Refused(Refusal::Full)
+        } else if report.too_large >> place & 1 != 0 {
+            Outcome::Refused(Refusal::BufferTooSmall)
+        } else {
+            Outcome::Delivered
+        };
+        outcome(place, what);
+    }
+}
+
+/// Completes or segments `frames` into `adapted` and sends it whenever it is full.
+fn adapt(
+    port: &mut dyn Port,
+    frames: &[TxFrame<'_>],
+    adapted: &mut Burst,
+    mut outcome: impl FnMut(usize, Outcome),
+) {
+    let mut pieces = Pieces { port, origin: [0; Burst::FRAMES_MAX], fate: [Outcome::Delivered; _] };
+    adapted.clear();
+    for (place, frame) in frames.iter().enumerate() {
+        let Ok(mut segments) = Segments::new(*frame) else {
+            pieces.fate[place] = Outcome::Refused(Refusal::Unsegmentable);
+            continue;
+        };
+        while !segments.is_done() {
+            let before = adapted.len();
+            let made = segments.fill(adapted);
+            pieces.origin[before..before + made].fill(place as u8);
+            if segments.is_done() {
+                break;
+            }
+            if adapted.is_empty() {
+                pieces.fate[place] = Outcome::Refused(Refusal::Unsegmentable);
+                break;
+            }
+            pieces.send(adapted);
+        }
+    }
+    pieces.send(adapted);
+    pieces.fate[..frames.len()].iter().enumerate().for_each(|(place, fate)| outcome(place, *fate));
+}
+
+/// Pieces of frames on their way, and which frame each is of.
+struct Pieces<'a> {
+    port: &'a mut dyn Port,
+    origin: [u8; Burst::FRAMES_MAX],
+    fate: [Outcome; Burst::FRAMES_MAX],
+}
+
+impl Pieces<'_> {
+    fn send(&mut self, adapted: &mut Burst) {
+        let mut frames = [TxFrame::default(); Burst::FRAMES_MAX];
+        let count = adapted.len();
+        for (place, frame) in frames[..count].iter_mut().enumerate() {
+            *frame = adapted.frame(place);
+        }
+        let Self { port, origin, fate } = self;
+        if count > 0 {
+            as_they_are(*port, &frames[..count], |place, what| {
+                if what != Outcome::Delivered {
+                    fate[usize::from(origin[place])] = what;
+                }
+            });
+        }
+        adapted.clear();
+    }
+}
