@@ -7,8 +7,22 @@
 //! keep their pins short.
 //! *Standard*: RFC 9293 (which TCP segments end a session), RFC 9260 (SCTP).
 
+mod buckets;
+mod epoch;
+pub mod hash;
 pub mod moment;
+mod prefetch;
+pub mod queue;
+mod slab;
 pub mod spec;
+pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use hash::HashSeed;
 pub use moment::Moment;
+pub use slab::{Flow, FlowCounters};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
+pub use table::{
+    FlowRef, Grace, InsertError, Pin, TableReader, TableWriter, flow_table, table_memory_bytes,
+};
