@@ -13,6 +13,9 @@
 
 use std::sync::Arc;
 
+pub mod netns;
+pub mod tap;
+
 use crate::packet::{Burst, PeerOffloads, TxFrame};
 
 /// Wakes a worker for one port: registers descriptors with the worker's epoll.
