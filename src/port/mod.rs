@@ -15,6 +15,9 @@ pub mod testing;
 
 use std::sync::Arc;
 
+pub mod netns;
+pub mod tap;
+
 use crate::packet::{Burst, PeerOffloads, TxFrame};
 
 /// Wakes a worker for one port: registers descriptors with the worker's epoll.

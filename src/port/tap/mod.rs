@@ -1,0 +1,371 @@
+//! A tap: the host's own network stack as a device.
+//!
+//! *Promises*: one [`Port`] per queue; frames cross with their virtio-net header, so a
+//! partial checksum or a segment train is cut only when the other side cannot take it
+//! ([`Device::set_far_side`]). An interface that is set down, or removed, costs its
+//! frames (counted) and nothing else; down ends by itself when it is set up again.
+//! *Refuses*: devices of another kind or mode, and devices that another process holds,
+//! at [`open`]; frames that were cut short or whose header lies are discarded, counted.
+//! *Caller's duty*: after the poller has reported a port, or [`Port::arm`] answered
+//! [`Ready`](super::Armed::Ready), to call [`Port::receive`] before sleeping (the poller
+//! is edge-triggered). Device and ports are dropped before the name is opened again.
+//! *Standard*: the kernel's Documentation/networking/tuntap.rst; virtio 1.2 section 5.1.6
+//! for the header, 12 bytes, little-endian.
+//!
+//! What it cannot do: keep a device that it made beyond its own life (create it with
+//! `ip tuntap add` for that), and notice a queue that another process adds later.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use libc::c_uint;
+
+use super::netns::NetnsError;
+use super::{Device, DeviceStatus, Port, QueueStatus};
+use crate::packet::PeerOffloads;
+
+mod hdr;
+mod link;
+mod open;
+mod port;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub use open::open;
+
+/// The most queues a tap has (the kernel's `MAX_TAP_QUEUES`).
+pub const QUEUES_MAX: u16 = 256;
+
+/// The largest L3 MTU of a tap in bytes: 65,535 less the Ethernet header.
+pub const MTU_MAX: u16 = 65_521;
+
+/// Bytes of the virtio-net header before each frame (virtio 1.2 section 5.1.6).
+const VNET_HEADER: usize = 12;
+
+/// Which tap to open and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TapConfig {
+    /// Interface name, 1 to 15 bytes.
+    pub name: String,
+    /// Network namespace it is in, by its name under `/run/netns`; the process's own if
+    /// absent.
+    pub netns: Option<String>,
+    /// Queue pairs, 1 to [`QUEUES_MAX`]. More than one needs a multi-queue device.
+    pub queues: u16,
+    /// L3 MTU in bytes, 68 to [`MTU_MAX`], for a device that Shunt creates; the kernel's
+    /// 1500 if absent. An existing device keeps its own.
+    pub mtu: Option<u16>,
+}
+
+/// Why a tap could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// The kernel would refuse the name.
+    #[error(
+        "`{0}` is no tap name: give 1 to 15 printable ASCII characters other than `/`, `:` and `%`"
+    )]
+    InvalidName(String),
+    /// A number of queues out of range.
+    #[error("tap `{name}`: {queues} queues; give 1 to {QUEUES_MAX}")]
+    InvalidQueues {
+        /// The device.
+        name: String,
+        /// What was asked for.
+        queues: u16,
+    },
+    /// An MTU out of range.
+    #[error("tap `{name}`: an MTU of {mtu} bytes; give 68 to {MTU_MAX}")]
+    InvalidMtu {
+        /// The device.
+        name: String,
+        /// What was asked for.
+        mtu: u16,
+    },
+    /// The namespace could not be entered.
+    #[error("tap `{name}`: its network namespace cannot be used")]
+    Netns {
+        /// The device.
+        name: String,
+        /// Why not.
+        source: NetnsError,
+    },
+    /// The kernel has no tun driver, or the process does not see it.
+    #[error(
+        "/dev/net/tun cannot be opened: load the driver with `modprobe tun`; in a container, \
+         add the device (`--device /dev/net/tun`)"
+    )]
+    NoDriver {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The device does not exist and may not be created.
+    #[error(
+        "no permission to create tap `{name}`: run shunt as root or with CAP_NET_ADMIN, or \
+         create it first: `{command}`"
+    )]
+    MayNotCreate {
+        /// The device.
+        name: String,
+        /// The command that creates it.
+        command: String,
+    },
+    /// The device exists and belongs to somebody else.
+    #[error(
+        "no permission to attach to tap `{name}`: run shunt as root or with CAP_NET_ADMIN, or \
+         make its user the owner: `ip tuntap add ... user NAME` when creating it"
+    )]
+    MayNotAttach {
+        /// The device.
+        name: String,
+    },
+    /// The name belongs to something that is no tap.
+    #[error(
+        "`{name}` exists and is {what}, not a tap: choose another name, or remove it with \
+         `{command}`"
+    )]
+    NotATap {
+        /// The device.
+        name: String,
+        /// What it is, such as `a veth device`.
+        what: String,
+        /// The command that removes it.
+        command: String,
+    },
+    /// Several queues of a device made for one.
+    #[error(
+        "tap `{name}` exists with a single queue, and {queues} are asked for: ask for 1, or \
+         create it anew: `{command}`"
+    )]
+    SingleQueue {
+        /// The device.
+        name: String,
+        /// What was asked for.
+        queues: u16,
+        /// The commands that remove and create it.
+        command: String,
+    },
+    /// Another process holds the device.
+    #[error(
+        "tap `{name}` is in use by another process: stop that one (another shunt or a VM; \
+         `grep -lx iff:.{name} /proc/*/fdinfo/*` shows its number) or choose another tap"
+    )]
+    Busy {
+        /// The device.
+        name: String,
+    },
+    /// The device has no virtio-net header although it was asked for.
+    #[error(
+        "tap `{name}` has no virtio-net header: create it anew, so that nothing else \
+         decides its mode: `{command}`"
+    )]
+    NoHeader {
+        /// The device.
+        name: String,
+        /// The commands that remove and create it.
+        command: String,
+    },
+    /// A step failed for a reason of its own.
+    #[error("tap `{name}`: cannot {step}")]
+    Step {
+        /// The device.
+        name: String,
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a queue can do at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum State {
+    /// Frames go both ways.
+    Running,
+    /// The interface is set down: frames to it are discarded.
+    Down,
+    /// The device was removed from under us: for good.
+    Gone,
+}
+
+/// What a queue's port and the device share.
+#[derive(Debug)]
+struct Queue {
+    file: File,
+    state: AtomicU8,
+    rx_frames: AtomicU64,
+    rx_bytes: AtomicU64,
+    tx_frames: AtomicU64,
+    tx_bytes: AtomicU64,
+    rx_discarded: AtomicU64,
+    tx_discarded: AtomicU64,
+}
+
+impl Queue {
+    fn new(file: File, state: State) -> Self {
+        Self {
+            file,
+            state: AtomicU8::new(state as u8),
+            rx_frames: AtomicU64::new(0),
+            rx_bytes: AtomicU64::new(0),
+            tx_frames: AtomicU64::new(0),
+            tx_bytes: AtomicU64::new(0),
+            rx_discarded: AtomicU64::new(0),
+            tx_discarded: AtomicU64::new(0),
+        }
+    }
+
+    fn state(&self) -> State {
+        match self.state.load(Ordering::Relaxed) {
+            0 => State::Running,
+            1 => State::Down,
+            _ => State::Gone,
+        }
+    }
+
+    fn set_state(&self, state: State) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn status(&self, queue: u16, up: bool) -> QueueStatus {
+        let gone = self.state() == State::Gone;
+        QueueStatus {
+            queue,
+            running: up && !gone,
+            fault: gone.then(|| "the interface was removed; restart the backend".to_owned()),
+            rx_frames: self.rx_frames.load(Ordering::Relaxed),
+            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
+            tx_frames: self.tx_frames.load(Ordering::Relaxed),
+            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
+            rx_discarded: self.rx_discarded.load(Ordering::Relaxed),
+            tx_discarded: self.tx_discarded.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What all queues of a device share.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    if_name: sys::IfName,
+    /// Any socket made in the device's namespace: link requests go there.
+    control: UnixDatagram,
+    /// Whether this kernel's taps know UDP segmentation (Linux 6.2).
+    uso: bool,
+    /// The device was dropped: ports stand still.
+    closed: AtomicBool,
+}
+
+impl Shared {
+    /// Whether the interface is set up. One system call: not for each packet.
+    fn is_up(&self) -> bool {
+        sys::link_flags(&self.control, &self.if_name).is_ok_and(|flags| flags & libc::IFF_UP != 0)
+    }
+}
+
+/// The control side of an open tap.
+#[derive(Debug)]
+struct Tap {
+    shared: Arc<Shared>,
+    queues: Vec<Arc<Queue>>,
+    /// What the kernel was last asked to leave undone.
+    #[expect(
+        clippy::disallowed_types,
+        reason = "control side only; held for one ioctl, never by a port"
+    )]
+    far_side: std::sync::Mutex<PeerOffloads>,
+}
+
+impl Tap {
+    fn far_side(&self) -> std::sync::MutexGuard<'_, PeerOffloads> {
+        self.far_side
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Device for Tap {
+    fn status(&self) -> DeviceStatus {
+        let up = self.shared.is_up();
+        let gone = |queue: &&Arc<Queue>| queue.state() == State::Gone;
+        DeviceStatus {
+            kind: "tap".to_owned(),
+            name: self.shared.name.clone(),
+            connected: up && !self.queues.iter().any(|queue| gone(&queue)),
+            features: feature_names(*self.far_side()),
+            connections: 1,
+            faults: self.queues.iter().filter(gone).count() as u64,
+            queues: (0..)
+                .zip(&self.queues)
+                .map(|(number, queue)| queue.status(number, up))
+                .collect(),
+        }
+    }
+
+    fn set_far_side(&self, accepts: PeerOffloads) {
+        let wanted = askable(accepts, self.shared.uso);
+        let mut asked = self.far_side();
+        let Some(queue) = self.queues.first().filter(|_| *asked != wanted) else {
+            return;
+        };
+        match sys::set_offload(&queue.file, offload_bits(wanted)) {
+            Ok(()) => *asked = wanted,
+            // What the other side cannot take is then finished in software by the datapath.
+            Err(error) => log::warn!(
+                "tap {}: the kernel refuses offloads {:?} ({error}); it keeps {:?}",
+                self.shared.name,
+                feature_names(wanted),
+                feature_names(*asked),
+            ),
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What of `accepts` the kernel can be asked for: all the others need the checksum, and
+/// ECN needs TSO.
+fn askable(accepts: PeerOffloads, uso: bool) -> PeerOffloads {
+    if !accepts.checksum {
+        return PeerOffloads::default();
+    }
+    PeerOffloads {
+        ecn: accepts.ecn && (accepts.tso4 || accepts.tso6),
+        uso: accepts.uso && uso,
+        ..accepts
+    }
+}
+
+fn offload_bits(offloads: PeerOffloads) -> c_uint {
+    [
+        (offloads.checksum, libc::TUN_F_CSUM),
+        (offloads.tso4, libc::TUN_F_TSO4),
+        (offloads.tso6, libc::TUN_F_TSO6),
+        (offloads.ecn, libc::TUN_F_TSO_ECN),
+        (offloads.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6),
+    ]
+    .into_iter()
+    .filter_map(|(on, bits)| on.then_some(bits))
+    .fold(0, |all, bits| all | bits)
+}
+
+fn feature_names(offloads: PeerOffloads) -> Vec<String> {
+    [
+        (offloads.checksum, "csum"),
+        (offloads.tso4, "tso4"),
+        (offloads.tso6, "tso6"),
+        (offloads.ecn, "ecn"),
+        (offloads.uso, "uso"),
+    ]
+    .into_iter()
+    .filter_map(|(on, name)| on.then(|| name.to_owned()))
+    .collect()
+}

@@ -1,0 +1,319 @@
+//! Creating or attaching a tap.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use libc::c_int;
+
+use super::super::netns;
+use super::link::{self, Link};
+use super::port::TapPort;
+use super::sys::{self, IfName};
+use super::{
+    Device, MTU_MAX, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError, VNET_HEADER,
+};
+use crate::packet::PeerOffloads;
+
+/// Opens the tap, creating it if there is none of that name: a device for its control
+/// and a port for each queue, in order.
+///
+/// A device that is created here is set up, has the MTU of `config`, and ends with its
+/// ports. An existing one keeps its state and MTU. Nothing is left undone in frames until
+/// [`Device::set_far_side`] says what the other side takes. The calling thread stays in
+/// its network namespace.
+///
+/// # Errors
+/// See [`TapError`]; each says what to do.
+pub fn open(config: &TapConfig) -> Result<(Arc<dyn Device>, Vec<Box<dyn Port>>), TapError> {
+    let plan = Plan::new(config)?;
+    let (shared, queues) = match &config.netns {
+        None => plan.open(),
+        Some(name) => netns::run(name, || plan.open()).map_err(|source| TapError::Netns {
+            name: config.name.clone(),
+            source,
+        })?,
+    }?;
+    let shared = Arc::new(shared);
+    let queues: Vec<_> = queues.into_iter().map(Arc::new).collect();
+    let ports = queues
+        .iter()
+        .map(|queue| -> Box<dyn Port> {
+            Box::new(TapPort::new(Arc::clone(&shared), Arc::clone(queue)))
+        })
+        .collect();
+    let device = Tap {
+        shared,
+        queues,
+        far_side: Default::default(),
+    };
+    Ok((Arc::new(device), ports))
+}
+
+/// A checked configuration, to be carried out inside the namespace.
+struct Plan<'a> {
+    config: &'a TapConfig,
+    if_name: IfName,
+}
+
+impl<'a> Plan<'a> {
+    fn new(config: &'a TapConfig) -> Result<Self, TapError> {
+        let name = || config.name.clone();
+        let if_name = IfName::new(&config.name).ok_or_else(|| TapError::InvalidName(name()))?;
+        let queues = config.queues;
+        if !(1..=QUEUES_MAX).contains(&queues) {
+            return Err(TapError::InvalidQueues {
+                name: name(),
+                queues,
+            });
+        }
+        if let Some(mtu) = config.mtu.filter(|mtu| !(68..=MTU_MAX).contains(mtu)) {
+            return Err(TapError::InvalidMtu { name: name(), mtu });
+        }
+        Ok(Self { config, if_name })
+    }
+
+    fn open(&self) -> Result<(Shared, Vec<Queue>), TapError> {
+        let existing = self.lookup()?;
+        if let Some(link) = &existing {
+            self.check_usable(link)?;
+        }
+        let files = self.attach(existing.as_ref())?;
+        let uso = files
+            .first()
+            .map(|tun| self.set_header(tun))
+            .transpose()?
+            .unwrap_or(false);
+        let control =
+            UnixDatagram::unbound().map_err(|source| self.failed("make a socket", source))?;
+        let state = match &existing {
+            None => {
+                self.bring_up(&control)?;
+                State::Running
+            }
+            Some(link) => self.note_existing(link),
+        };
+        let shared = Shared {
+            name: self.config.name.clone(),
+            if_name: self.if_name,
+            control,
+            uso,
+            closed: AtomicBool::new(false),
+        };
+        let queues = files.into_iter().map(|file| Queue::new(file, state));
+        Ok((shared, queues.collect()))
+    }
+
+    fn lookup(&self) -> Result<Option<Link>, TapError> {
+        link::lookup(&self.config.name)
+            .map_err(|source| self.failed("look up the interface (netlink)", source))
+    }
+
+    /// Whether an existing link is a tap that nobody holds and that takes the queues.
+    fn check_usable(&self, link: &Link) -> Result<(), TapError> {
+        if link.kind != "tun" || link.tun.is_some_and(|tun| !tun.tap) {
+            return Err(self.not_a_tap(&link.kind));
+        }
+        let Some(tun) = link.tun else {
+            return Ok(());
+        };
+        if self.config.queues > 1 && !tun.multi_queue {
+            return Err(TapError::SingleQueue {
+                name: self.config.name.clone(),
+                queues: self.config.queues,
+                command: self.create_anew(),
+            });
+        }
+        if tun.queues_held > 0 {
+            return Err(self.busy());
+        }
+        Ok(())
+    }
+
+    /// Opens and attaches each queue, creating the device with the first if need be.
+    fn attach(&self, existing: Option<&Link>) -> Result<Vec<File>, TapError> {
+        let queues = self.config.queues;
+        let multi_queue = queues > 1
+            || existing
+                .and_then(|link| link.tun)
+                .is_some_and(|tun| tun.multi_queue);
+        let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        if multi_queue {
+            flags |= libc::IFF_MULTI_QUEUE;
+        }
+        let mut files = Vec::with_capacity(usize::from(queues));
+        for number in 0..queues {
+            // Somebody else may create the name since it was looked up: not to be joined.
+            let first_of_new = number == 0 && existing.is_none();
+            let exclusive = if first_of_new { libc::IFF_TUN_EXCL } else { 0 };
+            let tun = open_driver()?;
+            sys::attach_queue(&tun, &self.if_name, flags | exclusive)
+                .map_err(|error| self.explain_attach(error, existing, number))?;
+            let got = sys::queue_flags(&tun)
+                .map_err(|source| self.failed("read the device's mode", source))?;
+            if got & libc::IFF_VNET_HDR == 0 {
+                return Err(TapError::NoHeader {
+                    name: self.config.name.clone(),
+                    command: self.create_anew(),
+                });
+            }
+            files.push(tun);
+        }
+        self.check_sole_holder(multi_queue)?;
+        Ok(files)
+    }
+
+    /// With several queues the kernel lets any number of processes share a device, and
+    /// each would get a part of the frames.
+    fn check_sole_holder(&self, multi_queue: bool) -> Result<(), TapError> {
+        let held = self
+            .lookup()?
+            .and_then(|link| link.tun)
+            .map_or(0, |tun| tun.queues_held);
+        if multi_queue && held > u32::from(self.config.queues) {
+            return Err(self.busy());
+        }
+        Ok(())
+    }
+
+    /// Sets header and offloads; answers whether this kernel knows UDP segmentation.
+    fn set_header(&self, tun: &File) -> Result<bool, TapError> {
+        sys::set_header_len(tun, VNET_HEADER as c_int)
+            .map_err(|source| self.failed("set the virtio-net header's length", source))?;
+        sys::set_little_endian(tun)
+            .map_err(|source| self.failed("make the virtio-net header little-endian", source))?;
+        let probe = PeerOffloads {
+            checksum: true,
+            uso: true,
+            ..PeerOffloads::default()
+        };
+        let uso = sys::set_offload(tun, super::offload_bits(probe)).is_ok();
+        sys::set_offload(tun, 0).map_err(|source| self.failed("clear the offloads", source))?;
+        Ok(uso)
+    }
+
+    fn bring_up(&self, control: &UnixDatagram) -> Result<(), TapError> {
+        if let Some(mtu) = self.config.mtu {
+            sys::set_mtu(control, &self.if_name, mtu)
+                .map_err(|source| self.failed("set the MTU", source))?;
+        }
+        sys::set_up(control, &self.if_name)
+            .map_err(|source| self.failed("set the interface up", source))
+    }
+
+    /// Says once what of an existing device may surprise; its state is its maker's.
+    fn note_existing(&self, link: &Link) -> State {
+        let name = &self.config.name;
+        if let Some(mtu) = self.config.mtu.filter(|mtu| u32::from(*mtu) != link.mtu) {
+            log::warn!(
+                "tap {name}: it existed with an MTU of {}, configured are {mtu}: \
+                 `ip link set {name} mtu {mtu}` makes them equal",
+                link.mtu
+            );
+        }
+        if link.up {
+            return State::Running;
+        }
+        log::warn!("tap {name}: it is set down; `ip link set {name} up` lets frames through");
+        State::Down
+    }
+
+    fn explain_attach(&self, error: io::Error, existing: Option<&Link>, number: u16) -> TapError {
+        match (error.raw_os_error(), existing) {
+            (Some(libc::EPERM | libc::EACCES), None) => TapError::MayNotCreate {
+                name: self.config.name.clone(),
+                command: self.create_command(),
+            },
+            (Some(libc::EPERM | libc::EACCES), Some(_)) => TapError::MayNotAttach {
+                name: self.config.name.clone(),
+            },
+            (Some(libc::EBUSY), _) => self.busy(),
+            (Some(libc::E2BIG), _) => self.busy(),
+            // Without what netlink tells, an old kernel's EINVAL is all there is.
+            (Some(libc::EINVAL), Some(link)) if link.tun.is_none() && number == 0 => {
+                TapError::SingleQueue {
+                    name: self.config.name.clone(),
+                    queues: self.config.queues,
+                    command: self.create_anew(),
+                }
+            }
+            _ => self.failed("attach a queue (TUNSETIFF)", error),
+        }
+    }
+
+    fn not_a_tap(&self, kind: &str) -> TapError {
+        let name = &self.config.name;
+        let (what, command) = match kind {
+            "tun" => (
+                "a tun device (IP packets)".to_owned(),
+                format!("{} tuntap del dev {name} mode tun", self.ip()),
+            ),
+            "" => (
+                "a network card or other fixed device".to_owned(),
+                format!("{} link set {name} name OTHER", self.ip()),
+            ),
+            kind => (
+                format!("a {kind} device"),
+                format!("{} link del {name}", self.ip()),
+            ),
+        };
+        TapError::NotATap {
+            name: name.clone(),
+            what,
+            command,
+        }
+    }
+
+    fn busy(&self) -> TapError {
+        TapError::Busy {
+            name: self.config.name.clone(),
+        }
+    }
+
+    fn failed(&self, step: &'static str, source: io::Error) -> TapError {
+        TapError::Step {
+            name: self.config.name.clone(),
+            step,
+            source,
+        }
+    }
+
+    /// `ip`, for the device's namespace.
+    fn ip(&self) -> String {
+        match &self.config.netns {
+            Some(netns) => format!("ip -n {netns}"),
+            None => "ip".to_owned(),
+        }
+    }
+
+    fn create_command(&self) -> String {
+        let multi_queue = if self.config.queues > 1 {
+            " multi_queue"
+        } else {
+            ""
+        };
+        format!(
+            "{} tuntap add dev {} mode tap user $(id -un){multi_queue} vnet_hdr",
+            self.ip(),
+            self.config.name
+        )
+    }
+
+    fn create_anew(&self) -> String {
+        let ip = self.ip();
+        let name = &self.config.name;
+        format!("{ip} link del {name} && {}", self.create_command())
+    }
+}
+
+fn open_driver() -> Result<File, TapError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .map_err(|source| TapError::NoDriver { source })
+}
