@@ -57,7 +57,9 @@ impl Budget {
 
     /// The lane woke up because something came.
     pub fn woke(&mut self, now: Moment) {
-        let Some(asleep_since) = self.asleep_since.take() else { return };
+        let Some(asleep_since) = self.asleep_since.take() else {
+            return;
+        };
         if now.since(asleep_since) <= WINDOW_MAX {
             self.window = (self.window * 2).clamp(WINDOW_FIRST, WINDOW_MAX);
         } else {
@@ -120,7 +122,10 @@ mod tests {
                 empty += Duration::from_micros(1);
             }
         }
-        assert!(empty <= useful + Duration::from_micros(10_000), "{empty:?} {useful:?}");
+        assert!(
+            empty <= useful + Duration::from_micros(10_000),
+            "{empty:?} {useful:?}"
+        );
         assert!(empty > Duration::from_millis(1));
     }
 }

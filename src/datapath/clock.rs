@@ -12,9 +12,14 @@ pub struct Clock {
 
 impl Clock {
     /// Starts a clock.
-    #[expect(clippy::disallowed_methods, reason = "the clock that lower floors are handed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock that lower floors are handed"
+    )]
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
     /// The time now.

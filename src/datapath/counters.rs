@@ -18,7 +18,8 @@ impl Counter {
     /// Adds; cheaper than an atomic addition because nobody else writes.
     #[inline]
     pub fn add(&self, count: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
     /// Replaces the value of a gauge.
@@ -57,7 +58,10 @@ impl Traffic {
     }
 
     fn snapshot(&self) -> TrafficSnapshot {
-        TrafficSnapshot { packets: self.packets.get(), bytes: self.bytes.get() }
+        TrafficSnapshot {
+            packets: self.packets.get(),
+            bytes: self.bytes.get(),
+        }
     }
 }
 
@@ -155,7 +159,7 @@ impl ElementCounters {
     }
 
     #[inline]
-    pub(super) fn drop(&self, reason: DropReason, wire: Wire) {
+    pub(super) fn lose(&self, reason: DropReason, wire: Wire) {
         self.drops.0[reason.index()].add(u64::from(wire.packets));
     }
 
@@ -171,8 +175,14 @@ impl ElementCounters {
             forwarded: self.forwarded.snapshot(),
             passed: self.passed.snapshot(),
             punted: self.punted.snapshot(),
-            punts: PuntReason::ALL.iter().map(|r| (*r, self.punts.0[r.index()].get())).collect(),
-            drops: DropReason::ALL.iter().map(|r| (*r, self.drops.0[r.index()].get())).collect(),
+            punts: PuntReason::ALL
+                .iter()
+                .map(|r| (*r, self.punts.0[r.index()].get()))
+                .collect(),
+            drops: DropReason::ALL
+                .iter()
+                .map(|r| (*r, self.drops.0[r.index()].get()))
+                .collect(),
             parked: self.parked.get(),
             busy_ns: self.busy_ns.get(),
             hand_over: self.hand_over.get(),

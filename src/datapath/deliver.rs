@@ -67,11 +67,17 @@ pub(super) fn deliver(
     while start < frames.len() {
         let rest = &frames[start..];
         let first_fits = fits(&rest[0].offload, &peer);
-        let alike =
-            rest.iter().take_while(|frame| fits(&frame.offload, &peer) == first_fits).count();
+        let alike = rest
+            .iter()
+            .take_while(|frame| fits(&frame.offload, &peer) == first_fits)
+            .count();
         let run = &rest[..alike];
         let told = |place: usize, what: Outcome| outcome(start + place, what);
-        if first_fits { as_they_are(port, run, told) } else { adapt(port, run, adapted, told) }
+        if first_fits {
+            as_they_are(port, run, told)
+        } else {
+            adapt(port, run, adapted, told)
+        }
         start += alike;
     }
 }
@@ -101,7 +107,11 @@ fn adapt(
     adapted: &mut Burst,
     mut outcome: impl FnMut(usize, Outcome),
 ) {
-    let mut pieces = Pieces { port, origin: [0; Burst::FRAMES_MAX], fate: [Outcome::Delivered; _] };
+    let mut pieces = Pieces {
+        port,
+        origin: [0; Burst::FRAMES_MAX],
+        fate: [Outcome::Delivered; _],
+    };
     adapted.clear();
     for (place, frame) in frames.iter().enumerate() {
         let Ok(mut segments) = Segments::new(*frame) else {
@@ -123,7 +133,10 @@ fn adapt(
         }
     }
     pieces.send(adapted);
-    pieces.fate[..frames.len()].iter().enumerate().for_each(|(place, fate)| outcome(place, *fate));
+    pieces.fate[..frames.len()]
+        .iter()
+        .enumerate()
+        .for_each(|(place, fate)| outcome(place, *fate));
 }
 
 /// Pieces of frames on their way, and which frame each is of.

@@ -4,6 +4,8 @@
 //! up only while flows wait for proof or drain, and for one rule: a SYN on a session's tuple
 //! closes the old session.
 
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
 use super::counters::Wire;
 use super::deliver::{Outcome, deliver};
 use super::from_uplink::{destination, wire_of};
@@ -11,9 +13,7 @@ use super::lane::{Bench, Lane, Pipe};
 use super::parking::Parked;
 use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
 use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
-use crate::packet::{
-    Burst, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
-};
+use crate::packet::{Burst, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
 
 /// Parked frames of `flow` go out right behind the guest's frame before `after`.
 struct Behind {
@@ -31,7 +31,9 @@ impl Lane {
         now: Moment,
     ) -> usize {
         bench.burst.clear();
-        let Some(port) = self.pipe.vnics[vnic].guest.port(queue) else { return 0 };
+        let Some(port) = self.pipe.vnics[vnic].guest.port(queue) else {
+            return 0;
+        };
         let count = port.receive(&mut bench.burst);
         if count == 0 {
             return 0;
@@ -40,10 +42,12 @@ impl Lane {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut sent = 0;
-        if self.pipe.signals.has_sessions() {
+        if self.pipe.signals.sessions.load(Relaxed) > 0 {
             for index in 0..count {
                 let released = self.pipe.observe(&pin, vnic, index, &mut wire, bench, now);
-                let Some(Behind { after, flow }) = released else { continue };
+                let Some(Behind { after, flow }) = released else {
+                    continue;
+                };
                 self.pipe.pass(vnic, queue, sent..after, &wire, bench);
                 sent = after;
                 if let Some(flow) = pin.by_id(flow) {
@@ -73,7 +77,9 @@ impl Lane {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut due = std::mem::take(&mut self.pipe.due);
-        self.pipe.hand_over.expire(&pin, now, |release| due.push(release));
+        self.pipe
+            .hand_over
+            .expire(&pin, now, |release| due.push(release));
         let released = self.pipe.release_all(&pin, &mut due, bench, now);
         self.pipe.due = due;
         self.pipe.tell_events(bench);
@@ -96,8 +102,8 @@ impl Pipe {
         let parsed = parse(frame.data, &frame.offload, VnicId(vnic as u16));
         wire[index] = wire_of(&frame, parsed.as_ref().ok());
         let parsed = parsed.ok()?;
-        let reopens = parsed.opens(frame.data);
-        if !reopens && !self.signals.is_waiting() {
+        let reopens = opens(&parsed, frame.data);
+        if !reopens && self.signals.waiting.load(Relaxed) == 0 {
             return None;
         }
         let flow = pin.lookup_egress(&parsed.key)?;
@@ -108,7 +114,14 @@ impl Pipe {
         if !matches!(flow.state(), FlowState::Pending | FlowState::Draining) {
             return None;
         }
-        self.prove(flow, &frame_facts(&frame, &parsed), &parsed, index, bench, now)
+        self.prove(
+            flow,
+            &frame_facts(&frame, &parsed),
+            &parsed,
+            index,
+            bench,
+            now,
+        )
     }
 
     /// A frame with the tuple a waiting flow is to have: proof, or the end of its drain.
@@ -121,21 +134,20 @@ impl Pipe {
         bench: &mut Bench,
         now: Moment,
     ) -> Option<Behind> {
-        let exact = flow.spec().rewrite.matches(bench.burst.frame(index).data, parsed);
-        let sent = self.hand_over.guest_sent(
-            flow,
-            facts.marker,
-            facts.dst_mac,
-            facts.src_mac,
-            exact,
-            now,
-        );
+        let exact = flow
+            .spec()
+            .rewrite
+            .matches(bench.burst.frame(index).data, parsed);
+        let sent =
+            self.hand_over
+                .guest_sent(flow, facts.marker, facts.dst_mac, facts.src_mac, exact, now);
         self.tell_events(bench);
         match sent {
             GuestSent::Nothing => None,
-            GuestSent::Activated { release } => {
-                release.then_some(Behind { after: index + 1, flow: flow.id() })
-            }
+            GuestSent::Activated { release } => release.then_some(Behind {
+                after: index + 1,
+                flow: flow.id(),
+            }),
             GuestSent::Disproved { release } => {
                 if release {
                     self.release_to_guest(flow.id(), bench);
@@ -166,7 +178,7 @@ impl Pipe {
             let wire = wire[range.start + place];
             match outcome {
                 Outcome::Delivered => counters.passed.add(wire),
-                Outcome::Refused(refusal) => counters.drop(refusal.by_uplink(), wire),
+                Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
             }
         });
     }
@@ -175,7 +187,7 @@ impl Pipe {
     /// guest. Called under a pin, so that the keeper's grace period covers it.
     #[inline]
     pub(super) fn revisit(&mut self, pin: &Pin<'_>, bench: &mut Bench) {
-        let now = self.signals.revisit_count();
+        let now = self.signals.revisit.load(Acquire);
         if now != self.revisited {
             self.revisited = now;
             self.release_closed(pin, bench);
@@ -228,13 +240,18 @@ impl Pipe {
             }
             let port = self.vnics[vnic].guest.toward(queue);
             let counters = &self.counters;
-            deliver(port, &frames[..chunk.len()], &mut bench.adapted, |place, outcome| {
-                let wire = chunk[place].wire;
-                match outcome {
-                    Outcome::Delivered => counters.punt(PuntReason::DrainBound, wire),
-                    Outcome::Refused(refusal) => counters.drop(refusal.by_guest(), wire),
-                }
-            });
+            deliver(
+                port,
+                &frames[..chunk.len()],
+                &mut bench.adapted,
+                |place, outcome| {
+                    let wire = chunk[place].wire;
+                    match outcome {
+                        Outcome::Delivered => counters.punt(PuntReason::DrainBound, wire),
+                        Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
+                    }
+                },
+            );
         }
         self.unparked(parked)
     }
@@ -254,13 +271,18 @@ impl Pipe {
         while !rest.is_empty() {
             let fitting = self.rewrite_parked(flow, rest, bench);
             let (chunk, later) = rest.split_at(fitting.max(1));
-            let Bench { released, adapted, .. } = &mut *bench;
+            let Bench {
+                released, adapted, ..
+            } = &mut *bench;
             let mut frames = [Frame::default(); Burst::FRAMES_MAX];
             for (place, frame) in frames[..fitting].iter_mut().enumerate() {
                 *frame = released.frame(place);
             }
             let counters = &self.counters;
-            let port = self.vnics.get_mut(egress).and_then(|vnic| vnic.uplink.toward(queue));
+            let port = self
+                .vnics
+                .get_mut(egress)
+                .and_then(|vnic| vnic.uplink.toward(queue));
             let now_ms = now.millis() as u32;
             deliver(port, &frames[..fitting], adapted, |place, outcome| {
                 let wire = chunk[place].wire;
@@ -269,7 +291,7 @@ impl Pipe {
                         counters.forwarded.add(wire);
                         flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
                     }
-                    Outcome::Refused(refusal) => counters.drop(refusal.by_uplink(), wire),
+                    Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
                 }
             });
             rest = later;
@@ -316,6 +338,14 @@ fn frame_facts(frame: &Frame<'_>, parsed: &Parsed) -> Facts {
     Facts {
         marker: Marker::of(frame.data, parsed),
         dst_mac: destination(frame.data),
-        src_mac: frame.data.get(6..12).map_or(MacAddr::default(), destination),
+        src_mac: frame
+            .data
+            .get(6..12)
+            .map_or(MacAddr::default(), destination),
     }
+}
+
+/// Whether a packet begins a connection: a TCP SYN without ACK, or an SCTP INIT.
+fn opens(parsed: &Parsed, data: &[u8]) -> bool {
+    parsed.control(data) == Some(PuntReason::TcpSyn) || parsed.sctp_opens(data)
 }

@@ -5,9 +5,7 @@ use super::deliver::{Outcome, deliver};
 use super::lane::{Bench, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
-use crate::packet::{
-    Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
-};
+use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
 
 /// What is decided for a frame of the burst.
 #[derive(Clone, Copy)]
@@ -42,7 +40,9 @@ impl Lane {
         now: Moment,
     ) -> usize {
         bench.burst.clear();
-        let Some(port) = self.pipe.vnics[vnic].uplink.port(queue) else { return 0 };
+        let Some(port) = self.pipe.vnics[vnic].uplink.port(queue) else {
+            return 0;
+        };
         let count = port.receive(&mut bench.burst);
         if count == 0 {
             return 0;
@@ -54,7 +54,9 @@ impl Lane {
         let mut fates = look_up(&pin, &sorted, count);
         for index in 0..count {
             self.pipe.counters.from_uplink.add(sorted.wire[index]);
-            fates[index] = self.pipe.judge(&pin, fates[index], &sorted, index, ingoing, bench);
+            fates[index] = self
+                .pipe
+                .judge(&pin, fates[index], &sorted, index, ingoing, bench);
         }
         self.pipe.forward(&fates[..count], &sorted, ingoing, bench);
         self.pipe.punt(&fates[..count], &sorted, ingoing, bench);
@@ -83,11 +85,15 @@ pub(super) fn wire_of(frame: &Frame<'_>, parsed: Option<&Parsed>) -> Wire {
     match parsed {
         Some(parsed) => {
             let (packets, bytes) = parsed.wire_count(&frame.offload);
-            Wire { packets: packets as u32, bytes: bytes as u32 }
+            Wire {
+                packets: packets as u32,
+                bytes: bytes as u32,
+            }
         }
-        None => {
-            Wire { packets: 1, bytes: frame.data.len().saturating_sub(ETHERNET_HEADER) as u32 }
-        }
+        None => Wire {
+            packets: 1,
+            bytes: frame.data.len().saturating_sub(ETHERNET_HEADER) as u32,
+        },
     }
 }
 
@@ -128,12 +134,18 @@ impl Pipe {
         ingoing: Ingoing,
         bench: &mut Bench,
     ) -> Fate<'p> {
-        let Ok(parsed) = &sorted.parsed[index] else { return fate };
+        let Ok(parsed) = &sorted.parsed[index] else {
+            return fate;
+        };
         let frame = bench.burst.frame(index);
         let dst_mac = destination(frame.data);
         let Fate::Forward(flow) = fate else {
             let own = dst_mac == self.vnics[ingoing.vnic].mac;
-            return if own { fate } else { Fate::Punt(PuntReason::OtherMac) };
+            return if own {
+                fate
+            } else {
+                Fate::Punt(PuntReason::OtherMac)
+            };
         };
         let spec = flow.spec();
         if dst_mac != spec.ingress_mac {
@@ -147,7 +159,14 @@ impl Pipe {
         let must_see = guest_must_see(flow, parsed, &frame);
         let state = flow.state();
         if matches!(state, FlowState::Pending | FlowState::Draining) {
-            return self.hold(flow, parsed, must_see, sorted.wire[index], (index, ingoing), bench);
+            return self.hold(
+                flow,
+                parsed,
+                must_see,
+                sorted.wire[index],
+                (index, ingoing),
+                bench,
+            );
         }
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
@@ -175,7 +194,9 @@ impl Pipe {
         let marker = Marker::of(frame.data, parsed);
         let reason = must_see.unwrap_or(PuntReason::NotActive);
         let control = must_see.is_some();
-        let answer = self.hand_over.ingress(flow, marker, control, frame.data.len(), now);
+        let answer = self
+            .hand_over
+            .ingress(flow, marker, control, frame.data.len(), now);
         match answer {
             Ingress::Punt => Fate::Punt(reason),
             Ingress::Park => {
@@ -212,7 +233,13 @@ impl Pipe {
             self.release_closed(pin, bench);
         }
         if first {
-            bench.reporter.report(self.id, FlowEvent::Closed { flow: flow.id(), code });
+            bench.reporter.report(
+                self.id,
+                FlowEvent::Closed {
+                    flow: flow.id(),
+                    code,
+                },
+            );
         }
     }
 
@@ -229,7 +256,9 @@ impl Pipe {
             if let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) {
                 let (dst_mac, src_mac) = flow.macs();
                 let mut frame = bench.burst.frame_mut(index);
-                flow.spec().rewrite.apply(&mut frame, parsed, dst_mac, src_mac);
+                flow.spec()
+                    .rewrite
+                    .apply(&mut frame, parsed, dst_mac, src_mac);
                 waiting |= 1 << index;
             }
         }
@@ -253,7 +282,9 @@ impl Pipe {
         let mut places = [0u8; Burst::FRAMES_MAX];
         let (mut count, mut taken) = (0, 0u64);
         for index in ones(waiting) {
-            let Fate::Forward(flow) = &fates[index] else { continue };
+            let Fate::Forward(flow) = &fates[index] else {
+                continue;
+            };
             let own = flow.spec().egress;
             if *egress.get_or_insert(own) == own {
                 frames[count] = burst.frame(index);
@@ -279,7 +310,7 @@ impl Pipe {
                         flow.note_tcp(seq, ack, window);
                     }
                 }
-                (Outcome::Refused(refusal), _) => counters.drop(refusal.by_uplink(), wire),
+                (Outcome::Refused(refusal), _) => counters.lose(refusal.by_uplink(), wire),
                 (Outcome::Delivered, _) => {}
             }
         });
@@ -309,7 +340,7 @@ impl Pipe {
             let wire = sorted.wire[usize::from(index)];
             match outcome {
                 Outcome::Delivered => counters.punt(reason, wire),
-                Outcome::Refused(refusal) => counters.drop(refusal.by_guest(), wire),
+                Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
             }
         });
     }
@@ -326,7 +357,8 @@ fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
 
 /// A frame's destination MAC; a parsed frame has one.
 pub(super) fn destination(data: &[u8]) -> MacAddr {
-    data.first_chunk().map_or(MacAddr::default(), |mac| MacAddr(*mac))
+    data.first_chunk()
+        .map_or(MacAddr::default(), |mac| MacAddr(*mac))
 }
 
 /// A hit that the guest must see although its session goes on.

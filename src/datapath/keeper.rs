@@ -35,7 +35,9 @@ type Command = Box<dyn FnOnce(&mut Books, Moment) + Send>;
 
 /// The keeper has more commands waiting than it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the backend has {COMMANDS_MAX} commands waiting: try again shortly, with more sessions in each request")]
+#[error(
+    "the backend has {COMMANDS_MAX} commands waiting: try again shortly, with more sessions in each request"
+)]
 pub struct Busy;
 
 /// A running keeper; dropping it ends the thread.
@@ -57,7 +59,11 @@ impl Preparation {
     /// No reporters yet.
     pub fn new() -> io::Result<Self> {
         let set = Arc::new(EpollSet::new()?);
-        Ok(Self { set, reports: Vec::new(), overflow: Arc::new(AtomicBool::new(false)) })
+        Ok(Self {
+            set,
+            reports: Vec::new(),
+            overflow: Arc::new(AtomicBool::new(false)),
+        })
     }
 
     /// A reporter for one worker.
@@ -71,12 +77,29 @@ impl Preparation {
     pub fn start(self, clock: Clock, books: Books) -> io::Result<Keeper> {
         let (sender, commands) = channel(COMMANDS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
-        let Self { set, reports, overflow } = self;
-        let mut run =
-            Run { set: set.clone(), stop: stop.clone(), clock, books, commands, reports, overflow };
-        let thread =
-            std::thread::Builder::new().name("keeper".to_owned()).spawn(move || run.all())?;
-        Ok(Keeper { set, stop, commands: sender, thread: Some(thread) })
+        let Self {
+            set,
+            reports,
+            overflow,
+        } = self;
+        let mut run = Run {
+            set: set.clone(),
+            stop: stop.clone(),
+            clock,
+            books,
+            commands,
+            reports,
+            overflow,
+        };
+        let thread = std::thread::Builder::new()
+            .name("keeper".to_owned())
+            .spawn(move || run.all())?;
+        Ok(Keeper {
+            set,
+            stop,
+            commands: sender,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -172,6 +195,7 @@ impl Run {
     fn sleep(&mut self) -> io::Result<()> {
         let deadline = self.books.iter().filter_map(Sessions::next_deadline).min();
         let now = self.clock.now();
-        self.set.wait(deadline.map(|deadline| deadline.since(now)), |_| {})
+        self.set
+            .wait(deadline.map(|deadline| deadline.since(now)), |_| {})
     }
 }

@@ -18,7 +18,7 @@ use crate::flow::queue::Sender;
 use crate::flow::sessions::ElementSignals;
 use crate::flow::{FlowEvent, Moment, TableReader};
 use crate::packet::{Burst, MacAddr, PeerOffloads};
-use crate::port::{Armed, Device, Poller, Port, PollRegistry};
+use crate::port::{Armed, Device, PollRegistry, Poller, Port};
 
 /// One side of a vNIC: a device's queue pairs.
 pub struct Side {
@@ -39,11 +39,15 @@ impl Side {
             Some(port) if port.is_running() => same,
             _ => self.ports.iter().position(|port| port.is_running())?,
         };
-        self.ports.get_mut(chosen).map(|port| &mut **port as &mut dyn Port)
+        self.ports
+            .get_mut(chosen)
+            .map(|port| &mut **port as &mut dyn Port)
     }
 
     pub(super) fn port(&mut self, queue: usize) -> Option<&mut dyn Port> {
-        self.ports.get_mut(queue).map(|port| &mut **port as &mut dyn Port)
+        self.ports
+            .get_mut(queue)
+            .map(|port| &mut **port as &mut dyn Port)
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -68,8 +72,14 @@ pub struct Vnic {
 impl Vnic {
     /// Tells the uplink's device when the guest's negotiated offloads have changed.
     fn tell_far_side(&mut self) {
-        let Some(port) = self.guest.ports.first() else { return };
-        let accepts = if port.is_running() { port.peer() } else { PeerOffloads::default() };
+        let Some(port) = self.guest.ports.first() else {
+            return;
+        };
+        let accepts = if port.is_running() {
+            port.peer()
+        } else {
+            PeerOffloads::default()
+        };
         if accepts != self.told {
             self.uplink_device.set_far_side(accepts);
             self.told = accepts;
@@ -91,7 +101,11 @@ impl Reporter {
         overflow: Arc<AtomicBool>,
         keeper: Arc<EpollSet>,
     ) -> Self {
-        Self { events, overflow, keeper }
+        Self {
+            events,
+            overflow,
+            keeper,
+        }
     }
 
     pub(super) fn report(&mut self, element: ElementId, event: FlowEvent) {
@@ -117,7 +131,12 @@ pub struct Bench {
 impl Bench {
     /// Three bursts, allocated once.
     pub fn new(reporter: Reporter) -> Self {
-        Self { burst: Burst::new(), released: Burst::new(), adapted: Burst::new(), reporter }
+        Self {
+            burst: Burst::new(),
+            released: Burst::new(),
+            adapted: Burst::new(),
+            reporter,
+        }
     }
 }
 
@@ -154,8 +173,22 @@ impl Lane {
     ) -> Self {
         let parking = Parking::default();
         let due = Vec::new();
-        let pipe = Pipe { id, hand_over, parking, vnics, counters, signals, revisited: 0, due };
-        Self { table, pipe, budget: Budget::default(), awake: true }
+        let pipe = Pipe {
+            id,
+            hand_over,
+            parking,
+            vnics,
+            counters,
+            signals,
+            revisited: 0,
+            due,
+        };
+        Self {
+            table,
+            pipe,
+            budget: Budget::default(),
+            awake: true,
+        }
     }
 
     /// Registers all ports with a worker's poller under `token`.
@@ -212,6 +245,11 @@ impl Lane {
 
     fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
         let vnics = self.pipe.vnics.iter_mut();
-        vnics.flat_map(|vnic| vnic.uplink.ports.iter_mut().chain(vnic.guest.ports.iter_mut()))
+        vnics.flat_map(|vnic| {
+            vnic.uplink
+                .ports
+                .iter_mut()
+                .chain(vnic.guest.ports.iter_mut())
+        })
     }
 }

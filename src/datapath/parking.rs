@@ -29,7 +29,10 @@ pub(super) struct Parked {
 impl Parked {
     /// The frame as it came in.
     pub(super) fn frame(&self) -> Frame<'_> {
-        Frame { data: &self.data, offload: self.offload }
+        Frame {
+            data: &self.data,
+            offload: self.offload,
+        }
     }
 }
 
@@ -43,10 +46,21 @@ pub(super) struct Parking {
 
 impl Parking {
     /// Parks a copy of `frame` behind the flow's others.
-    pub(super) fn park(&mut self, flow: FlowId, frame: Frame<'_>, wire: Wire, ingress: (usize, usize)) {
+    pub(super) fn park(
+        &mut self,
+        flow: FlowId,
+        frame: Frame<'_>,
+        wire: Wire,
+        ingress: (usize, usize),
+    ) {
         let mut data = self.spare.pop().unwrap_or_default();
         data.extend_from_slice(frame.data);
-        let parked = Parked { data, offload: frame.offload, wire, ingress };
+        let parked = Parked {
+            data,
+            offload: frame.offload,
+            wire,
+            ingress,
+        };
         self.packets += u64::from(wire.packets);
         self.flows.entry(flow).or_default().push_back(parked);
     }
@@ -54,7 +68,10 @@ impl Parking {
     /// Takes all frames of `flow`, oldest first. Give them back with [`Parking::recycle`].
     pub(super) fn take(&mut self, flow: FlowId) -> VecDeque<Parked> {
         let frames = self.flows.remove(&flow).unwrap_or_default();
-        self.packets -= frames.iter().map(|f| u64::from(f.wire.packets)).sum::<u64>();
+        self.packets -= frames
+            .iter()
+            .map(|f| u64::from(f.wire.packets))
+            .sum::<u64>();
         frames
     }
 

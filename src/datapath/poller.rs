@@ -25,7 +25,10 @@ pub struct EpollSet {
 impl EpollSet {
     /// An empty set.
     pub fn new() -> io::Result<Self> {
-        let set = Self { epoll: epoll::create(true)?, bell: EventFd::new(EFD_NONBLOCK)? };
+        let set = Self {
+            epoll: epoll::create(true)?,
+            bell: EventFd::new(EFD_NONBLOCK)?,
+        };
         set.add(set.bell.as_raw_fd(), BELL)?;
         Ok(set)
     }

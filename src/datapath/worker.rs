@@ -49,13 +49,21 @@ impl Worker {
             bench: Bench::new(reporter),
             looked: Moment::default(),
         };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run.all())?;
-        Ok(Self { set, stop, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run.all())?;
+        Ok(Self {
+            set,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Whether the thread still runs. It ends by itself only when epoll fails.
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 }
 
@@ -84,7 +92,11 @@ impl Run {
     fn all(&mut self) {
         while !self.stop.load(Ordering::Acquire) {
             let awake = self.round();
-            let outcome = if awake == 0 { self.sleep() } else { self.look() };
+            let outcome = if awake == 0 {
+                self.sleep()
+            } else {
+                self.look()
+            };
             if let Err(error) = outcome {
                 log::error!("worker ends: epoll failed: {error}");
                 return;
@@ -137,7 +149,9 @@ impl Run {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let Self { set, lanes, clock, .. } = self;
+        let Self {
+            set, lanes, clock, ..
+        } = self;
         let mut now = None;
         set.wait(timeout, |token| {
             let now = *now.get_or_insert_with(|| clock.now());

@@ -361,6 +361,11 @@ impl Parsed {
         self.key.protocol() == protocol::SCTP && self.payload(data).first() == Some(&chunk::INIT)
     }
 
+    /// Whether an SCTP packet aborts an association: its first chunk is ABORT.
+    pub fn sctp_aborts(&self, data: &[u8]) -> bool {
+        self.key.protocol() == protocol::SCTP && self.payload(data).first() == Some(&chunk::ABORT)
+    }
+
     /// Whether a control chunk before the first DATA chunk opens or ends an association.
     #[cold]
     fn sctp_changes(&self, data: &[u8]) -> bool {

@@ -26,13 +26,19 @@ fn a_miss_reaches_the_guest_unchanged_and_the_guests_frame_its_uplink() {
 #[test]
 fn a_vouched_session_goes_around_the_guest_both_ways_translated() {
     let mut world = World::new();
-    assert_eq!(world.offload(vouched("s", UDP)), Outcome::Offloaded);
+    assert!(matches!(
+        world.offload(vouched("s", UDP)),
+        Outcome::Offloaded(_)
+    ));
     world.lan.uplink.send(&datagram(7), none());
     let answer = udp((SERVER_MAC, WAN_MAC), SERVER, OUTSIDE, 60, b"back");
     world.wan.uplink.send(&answer, none());
     world.run();
     let out = world.wan.uplink.take();
-    assert_eq!(seen(&out[0].data), (OUTSIDE, SERVER, 63, 7u32.to_be_bytes().to_vec()));
+    assert_eq!(
+        seen(&out[0].data),
+        (OUTSIDE, SERVER, 63, 7u32.to_be_bytes().to_vec())
+    );
     assert_eq!(macs(&out[0].data), (SERVER_MAC, WAN_MAC));
     let back = world.lan.uplink.take();
     assert_eq!(seen(&back[0].data), (SERVER, CLIENT, 59, b"back".to_vec()));
@@ -61,7 +67,7 @@ fn a_declared_mac_matches_and_the_vnics_own_then_does_not() {
     let mut world = World::new();
     let mut request = vouched("s", UDP);
     request.original.as_mut().unwrap().ingress_mac = Some(vrrp);
-    assert_eq!(world.offload(request), Outcome::Offloaded);
+    assert!(matches!(world.offload(request), Outcome::Offloaded(_)));
     let frame = udp((CLIENT_MAC, vrrp), CLIENT, SERVER, 64, b"to the VRRP MAC");
     world.lan.uplink.send(&frame, none());
     world.lan.uplink.send(&datagram(1), none());
@@ -91,16 +97,18 @@ fn an_expiring_ttl_and_a_packet_over_the_mtu_go_to_the_guest_and_the_session_sta
 
 #[test]
 fn fin_rst_and_syn_close_the_session_and_both_directions_punt_from_then_on() {
-    type Flag = (fn(&mut etherparse::TcpHeader), PuntReason, CloseCode);
-    let cases: [Flag; 3] = [
-        (|tcp| tcp.fin = true, PuntReason::TcpFin, CloseCode::Fin),
-        (|tcp| tcp.rst = true, PuntReason::TcpRst, CloseCode::Rst),
-        (|tcp| tcp.syn = true, PuntReason::TcpSyn, CloseCode::Reopened),
+    let cases = [
+        (PuntReason::TcpFin, CloseCode::Fin),
+        (PuntReason::TcpRst, CloseCode::Rst),
+        (PuntReason::TcpSyn, CloseCode::Reopened),
     ];
-    for (_, reason, code) in cases {
+    for (reason, code) in cases {
         let mut world = World::new();
         world.offload(vouched("s", TCP));
-        world.lan.uplink.send(&segment(1, |b| b.ack(5), b"data"), none());
+        world
+            .lan
+            .uplink
+            .send(&segment(1, |b| b.ack(5), b"data"), none());
         world.run();
         assert_eq!(world.wan.uplink.take().len(), 1);
         let last = match reason {
@@ -109,11 +117,14 @@ fn fin_rst_and_syn_close_the_session_and_both_directions_punt_from_then_on() {
             _ => segment(5, |b| b.syn(), b""),
         };
         world.lan.uplink.send(&last, none());
-        world.lan.uplink.send(&segment(6, |b| b.ack(6), b"after"), none());
+        world
+            .lan
+            .uplink
+            .send(&segment(6, |b| b.ack(6), b"after"), none());
         world.run();
         assert_eq!(world.lan.guest.take().len(), 2, "{reason:?}");
         assert_eq!(world.counters().punted_for(reason), 1);
-        let closed: Vec<_> = world.book.take_closed().collect();
+        let closed: Vec<_> = std::iter::from_fn(|| world.book.take_closed()).collect();
         assert_eq!(closed.len(), 1);
         assert_eq!(closed[0].code, code);
         assert!(world.wan.uplink.take().is_empty());
@@ -125,7 +136,10 @@ fn fin_rst_and_syn_close_the_session_and_both_directions_punt_from_then_on() {
 fn a_syn_from_the_guest_on_a_sessions_tuple_closes_the_old_session() {
     let mut world = World::new();
     world.offload(vouched("s", TCP));
-    world.lan.uplink.send(&segment(1, |b| b.ack(5), b"data"), none());
+    world
+        .lan
+        .uplink
+        .send(&segment(1, |b| b.ack(5), b"data"), none());
     world.run();
     world.wan.uplink.take();
     // A client that reuses the port: its SYN went to the guest by another way.
@@ -134,7 +148,7 @@ fn a_syn_from_the_guest_on_a_sessions_tuple_closes_the_old_session() {
     world.wan.guest.send(&syn, none());
     world.run();
     assert_eq!(world.wan.uplink.take().len(), 1);
-    let closed: Vec<_> = world.book.take_closed().collect();
+    let closed: Vec<_> = std::iter::from_fn(|| world.book.take_closed()).collect();
     assert_eq!(closed[0].code, CloseCode::Reopened);
     world.assert_conserved();
 }
@@ -155,7 +169,13 @@ fn order_within_a_flow_survives_a_miss_in_the_middle_of_a_burst() {
     world.offload(vouched("s", UDP));
     for number in 0..60 {
         let frame = if number % 7 == 3 {
-            udp((CLIENT_MAC, LAN_MAC), (CLIENT.0, 1), SERVER, 64, &[number as u8])
+            udp(
+                (CLIENT_MAC, LAN_MAC),
+                (CLIENT.0, 1),
+                SERVER,
+                64,
+                &[number as u8],
+            )
         } else {
             datagram(number)
         };
@@ -163,12 +183,15 @@ fn order_within_a_flow_survives_a_miss_in_the_middle_of_a_burst() {
     }
     world.run();
     let payloads = |frames: Vec<crate::port::testing::Loose>| -> Vec<u8> {
-        frames.iter().map(|f| *seen(&f.data).3.last().unwrap()).collect()
+        frames
+            .iter()
+            .map(|f| *seen(&f.data).3.last().unwrap())
+            .collect()
     };
     let hits = payloads(world.wan.uplink.take());
     let misses = payloads(world.lan.guest.take());
     assert!(hits.is_sorted() && misses.is_sorted());
-    assert_eq!((hits.len(), misses.len()), (52, 8));
+    assert_eq!((hits.len(), misses.len()), (51, 9));
     world.assert_conserved();
 }
 
@@ -221,7 +244,12 @@ fn a_frame_that_fits_no_buffer_is_dropped_alone() {
     }
     world.run();
     assert_eq!(world.lan.guest.take().len(), 2);
-    assert_eq!(world.counters().dropped_for(DropReason::GuestBufferTooSmall), 1);
+    assert_eq!(
+        world
+            .counters()
+            .dropped_for(DropReason::GuestBufferTooSmall),
+        1
+    );
     world.assert_conserved();
 }
 
@@ -234,11 +262,19 @@ fn a_receiver_without_checksum_offload_gets_complete_checksums_in_order() {
         let mut offload = none();
         if number % 2 == 0 {
             // As a sender with checksum offload leaves it: the pseudo-header's sum alone.
-            let sum: u32 = frame[26..34].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>() + 17 + 12;
+            let sum: u32 = frame[26..34]
+                .chunks(2)
+                .map(|w| u32::from(w[0]) << 8 | u32::from(w[1]))
+                .sum::<u32>()
+                + 17
+                + 12;
             let folded = (sum & 0xffff) + (sum >> 16);
             let folded = (folded & 0xffff) + (folded >> 16);
             frame[40..42].copy_from_slice(&(folded as u16).to_be_bytes());
-            offload.checksum = Checksum::Partial { start: 34, offset: 6 };
+            offload.checksum = Checksum::Partial {
+                start: 34,
+                offset: 6,
+            };
         }
         world.lan.uplink.send(&frame, offload);
     }

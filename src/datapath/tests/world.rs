@@ -49,8 +49,13 @@ pub(super) struct World {
     counters: Arc<ElementCounters>,
 }
 
-pub(super) const ALL_OFFLOADS: PeerOffloads =
-    PeerOffloads { checksum: true, tso4: true, tso6: true, ecn: true, uso: true };
+pub(super) const ALL_OFFLOADS: PeerOffloads = PeerOffloads {
+    checksum: true,
+    tso4: true,
+    tso6: true,
+    ecn: true,
+    uso: true,
+};
 
 impl World {
     pub(super) fn new() -> Self {
@@ -60,9 +65,18 @@ impl World {
     pub(super) fn with(peer: PeerOffloads, limits: HandOverLimits) -> Self {
         let (writer, mut readers) = flow_table(64, 1, HashSeed::random());
         let shape = ElementShape {
-            vnics: vec![VnicShape { mac: LAN_MAC, mtu: 1500 }, VnicShape { mac: WAN_MAC, mtu: 1500 }],
+            vnics: vec![
+                VnicShape {
+                    mac: LAN_MAC,
+                    mtu: 1500,
+                },
+                VnicShape {
+                    mac: WAN_MAC,
+                    mtu: 1500,
+                },
+            ],
         };
-        let book = Sessions::new(shape, writer);
+        let book = Sessions::new(shape, writer, Default::default());
         let (lan, lan_vnic) = vnic(LAN_MAC, peer);
         let (wan, wan_vnic) = vnic(WAN_MAC, peer);
         let counters = Arc::new(ElementCounters::default());
@@ -77,7 +91,16 @@ impl World {
         let (sender, events) = channel(1024);
         let keeper = Arc::new(EpollSet::new().unwrap());
         let bench = Bench::new(Reporter::new(sender, Arc::default(), keeper));
-        Self { now: Moment(1_000_000_000), lane, book, lan, wan, bench, events, counters }
+        Self {
+            now: Moment(1_000_000_000),
+            lane,
+            book,
+            lan,
+            wan,
+            bench,
+            events,
+            counters,
+        }
     }
 
     /// Lets a moment pass and polls until nothing moves, then lets the keeper's side catch up.
@@ -117,7 +140,11 @@ impl World {
 
     /// The same for the oldest `count` frames only.
     pub(super) fn guest_forwards_some(&mut self, from: VnicId, count: usize) -> usize {
-        let (source, target) = if from == LAN { (&self.lan, &self.wan) } else { (&self.wan, &self.lan) };
+        let (source, target) = if from == LAN {
+            (&self.lan, &self.wan)
+        } else {
+            (&self.wan, &self.lan)
+        };
         let frames = source.guest.take_some(count);
         for frame in &frames {
             target.guest.send(&routed(from, frame).data, frame.offload);
@@ -137,7 +164,14 @@ fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
         uplink_device: device.clone(),
         told: PeerOffloads::default(),
     };
-    (Ends { uplink, guest, device }, vnic)
+    (
+        Ends {
+            uplink,
+            guest,
+            device,
+        },
+        vnic,
+    )
 }
 
 /// A masqueraded session from CLIENT to SERVER, both directions, MACs left to be learned.
@@ -149,7 +183,11 @@ pub(super) fn session(key: &str, protocol: u8) -> SessionRequest {
         src_port: CLIENT.1,
         dst_port: SERVER.1,
     };
-    let translation = Tuple { src: OUTSIDE.0.into(), src_port: OUTSIDE.1, ..tuple };
+    let translation = Tuple {
+        src: OUTSIDE.0.into(),
+        src_port: OUTSIDE.1,
+        ..tuple
+    };
     let direction = |ingress, egress, tuple, translation| DirectionRequest {
         ingress,
         ingress_vlan: None,
@@ -172,7 +210,12 @@ pub(super) fn session(key: &str, protocol: u8) -> SessionRequest {
         mode: HandOverMode::Ordered,
         vouched: false,
         original: Some(direction(LAN, WAN, tuple, translation)),
-        reply: Some(direction(WAN, LAN, translation.reversed(), tuple.reversed())),
+        reply: Some(direction(
+            WAN,
+            LAN,
+            translation.reversed(),
+            tuple.reversed(),
+        )),
     }
 }
 
@@ -191,7 +234,13 @@ pub(super) fn vouched(key: &str, protocol: u8) -> SessionRequest {
 
 type End = (Ipv4Addr, u16);
 
-pub(super) fn udp(macs: (MacAddr, MacAddr), src: End, dst: End, ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn udp(
+    macs: (MacAddr, MacAddr),
+    src: End,
+    dst: End,
+    ttl: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(macs.0.0, macs.1.0)
         .ipv4(src.0.octets(), dst.0.octets(), ttl)
         .udp(src.1, dst.1);
@@ -202,7 +251,13 @@ pub(super) fn udp(macs: (MacAddr, MacAddr), src: End, dst: End, ttl: u8, payload
 
 /// A datagram of the client with `number` in it, as it comes in by the lan uplink.
 pub(super) fn datagram(number: u32) -> Vec<u8> {
-    udp((CLIENT_MAC, LAN_MAC), CLIENT, SERVER, 64, &number.to_be_bytes())
+    udp(
+        (CLIENT_MAC, LAN_MAC),
+        CLIENT,
+        SERVER,
+        64,
+        &number.to_be_bytes(),
+    )
 }
 
 /// A TCP segment of the client.
@@ -224,19 +279,36 @@ pub(super) fn segment(
 /// Source and destination of a frame, and its payload, read by an independent parser.
 pub(super) fn seen(frame: &[u8]) -> (End, End, u8, Vec<u8>) {
     let sliced = SlicedPacket::from_ethernet(frame).unwrap();
-    let Some(NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4: {frame:02x?}") };
+    let Some(NetSlice::Ipv4(ip)) = &sliced.net else {
+        panic!("not IPv4: {frame:02x?}")
+    };
     let header = ip.header();
-    assert_eq!(header.to_header().calc_header_checksum(), header.header_checksum());
+    assert_eq!(
+        header.to_header().calc_header_checksum(),
+        header.header_checksum()
+    );
     let (src_port, dst_port, payload) = match &sliced.transport {
         Some(TransportSlice::Udp(udp)) => {
-            let sum = udp.to_header().calc_checksum_ipv4(&header.to_header(), udp.payload());
+            let sum = udp
+                .to_header()
+                .calc_checksum_ipv4(&header.to_header(), udp.payload());
             assert_eq!(sum.unwrap(), udp.checksum(), "UDP checksum");
-            (udp.source_port(), udp.destination_port(), udp.payload().to_vec())
+            (
+                udp.source_port(),
+                udp.destination_port(),
+                udp.payload().to_vec(),
+            )
         }
         Some(TransportSlice::Tcp(tcp)) => {
-            let sum = tcp.to_header().calc_checksum_ipv4(&header.to_header(), tcp.payload());
+            let sum = tcp
+                .to_header()
+                .calc_checksum_ipv4(&header.to_header(), tcp.payload());
             assert_eq!(sum.unwrap(), tcp.checksum(), "TCP checksum");
-            (tcp.source_port(), tcp.destination_port(), tcp.payload().to_vec())
+            (
+                tcp.source_port(),
+                tcp.destination_port(),
+                tcp.payload().to_vec(),
+            )
         }
         other => panic!("unexpected transport {other:?}"),
     };
@@ -253,11 +325,16 @@ pub(super) fn macs(frame: &[u8]) -> (MacAddr, MacAddr) {
 /// What a masquerading router makes of a frame.
 fn routed(from: VnicId, frame: &Loose) -> Loose {
     let sliced = SlicedPacket::from_ethernet(&frame.data).unwrap();
-    let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
+    let Some(NetSlice::Ipv4(ip)) = sliced.net else {
+        panic!("not IPv4")
+    };
     let mut ip = ip.header().to_header();
     ip.time_to_live -= 1;
-    let (dst_mac, src_mac) =
-        if from == LAN { (SERVER_MAC, WAN_MAC) } else { (CLIENT_MAC, LAN_MAC) };
+    let (dst_mac, src_mac) = if from == LAN {
+        (SERVER_MAC, WAN_MAC)
+    } else {
+        (CLIENT_MAC, LAN_MAC)
+    };
     let (src, dst) = if from == LAN {
         ip.source = OUTSIDE.0.octets();
         (Some(OUTSIDE.1), None)
@@ -265,23 +342,34 @@ fn routed(from: VnicId, frame: &Loose) -> Loose {
         ip.destination = CLIENT.0.octets();
         (None, Some(CLIENT.1))
     };
-    let builder = PacketBuilder::ethernet2(src_mac.0, dst_mac.0)
-        .ip(etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default()));
+    let builder = PacketBuilder::ethernet2(src_mac.0, dst_mac.0).ip(etherparse::IpHeaders::Ipv4(
+        ip,
+        etherparse::Ipv4Extensions::default(),
+    ));
     let mut data = Vec::new();
     match sliced.transport {
         Some(TransportSlice::Udp(udp)) => builder
-            .udp(src.unwrap_or(udp.source_port()), dst.unwrap_or(udp.destination_port()))
+            .udp(
+                src.unwrap_or(udp.source_port()),
+                dst.unwrap_or(udp.destination_port()),
+            )
             .write(&mut data, udp.payload())
             .unwrap(),
         Some(TransportSlice::Tcp(tcp)) => {
             let mut header = tcp.to_header();
             header.source_port = src.unwrap_or(header.source_port);
             header.destination_port = dst.unwrap_or(header.destination_port);
-            builder.tcp_header(header).write(&mut data, tcp.payload()).unwrap();
+            builder
+                .tcp_header(header)
+                .write(&mut data, tcp.payload())
+                .unwrap();
         }
         other => panic!("unexpected transport {other:?}"),
     }
-    Loose { data, offload: Offload::default() }
+    Loose {
+        data,
+        offload: Offload::default(),
+    }
 }
 
 pub(super) const UDP: u8 = protocol::UDP;

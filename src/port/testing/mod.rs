@@ -5,8 +5,14 @@
 //! *Refuses*: nothing. *Caller's duty*: not on a machine's real packet path: it allocates
 //! for each frame. *Standard*: none.
 
-#![expect(clippy::disallowed_types, reason = "both ends are test code; no packet path of a device")]
-#![allow(clippy::unwrap_used, reason = "a poisoned lock means that the test has failed already")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "both ends are test code; no packet path of a device"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a poisoned lock means that the test has failed already"
+)]
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -65,14 +71,23 @@ pub fn port(peer: PeerOffloads) -> (TestPort, FarEnd) {
         transmits: 0,
     }));
     let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
-    (TestPort { line: line.clone(), kick: kick.clone() }, FarEnd { line, kick })
+    (
+        TestPort {
+            line: line.clone(),
+            kick: kick.clone(),
+        },
+        FarEnd { line, kick },
+    )
 }
 
 impl FarEnd {
     /// Sends a frame to the port; kicks if the port is armed.
     pub fn send(&self, data: &[u8], offload: Offload) {
         let mut line = self.line.lock().unwrap();
-        line.toward_port.push_back(Loose { data: data.to_vec(), offload });
+        line.toward_port.push_back(Loose {
+            data: data.to_vec(),
+            offload,
+        });
         if line.armed {
             self.kick.write(1).unwrap();
         }
@@ -151,7 +166,10 @@ impl Port for TestPort {
                 break;
             } else {
                 line.room -= 1;
-                line.from_port.push(Loose { data: frame.data.to_vec(), offload: frame.offload });
+                line.from_port.push(Loose {
+                    data: frame.data.to_vec(),
+                    offload: frame.offload,
+                });
             }
             report.consumed += 1;
         }
@@ -161,7 +179,11 @@ impl Port for TestPort {
     fn arm(&mut self) -> Armed {
         let mut line = self.line.lock().unwrap();
         line.armed = true;
-        if line.toward_port.is_empty() { Armed::Asleep } else { Armed::Ready }
+        if line.toward_port.is_empty() {
+            Armed::Asleep
+        } else {
+            Armed::Ready
+        }
     }
 
     fn disarm(&mut self) {
@@ -184,7 +206,11 @@ impl TestDevice {
 
 impl Device for TestDevice {
     fn status(&self) -> DeviceStatus {
-        DeviceStatus { kind: "test".to_owned(), connected: true, ..DeviceStatus::default() }
+        DeviceStatus {
+            kind: "test".to_owned(),
+            connected: true,
+            ..DeviceStatus::default()
+        }
     }
 
     fn set_far_side(&self, accepts: PeerOffloads) {
