@@ -1,1 +1,37 @@
-//! api
+//! The control interface: the model `shunt-offload` as Rust types, the HTTP server
+//! that offers it on a unix socket, and the client of it.
+//!
+//! *Promises*: N entries in, N results out, in order; every refusal names the leaf and
+//! says what to do; a slow or broken client costs itself only.
+//! *Refuses*: leaves the model does not have; anything but the paths of
+//! `docs/control.md`.
+//! *Caller's duty*: implement [`Control`] so that no call waits for another client.
+//! *Standard*: RFC 8040, RFC 7951, RFC 9110.
+
+pub mod client;
+pub mod control;
+pub mod convert;
+pub mod error;
+pub mod offload;
+mod path;
+pub mod server;
+pub mod session;
+pub mod socket;
+pub mod state;
+mod stream;
+pub mod wire;
+pub mod withdraw;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientError};
+pub use control::{Answer, Control, SessionPage};
+pub use convert::{NotInModel, VnicNames, from_request, to_request};
+pub use error::{ApiError, ErrorEntry, ErrorTag};
+pub use offload::{ENTRIES_MAX, Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
+pub use server::serve;
+pub use session::{Session, SessionKey};
+pub use socket::{ControlSocket, SocketError};
+pub use state::{Ports, SessionReport, Sessions, Statistics, Summary};
+pub use withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};

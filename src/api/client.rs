@@ -1,0 +1,252 @@
+//! The client of the control socket, for the command line and for tests.
+//!
+//! *Promises*: one connection a request; an answer is whole or an error; waiting is
+//! bounded by [`WAIT_MAX`] without progress.
+//! *Refuses*: answers that are not of the model.
+//! *Caller's duty*: run inside a tokio runtime with I/O and time enabled. A request
+//! without an answer may have been carried out.
+//! *Standard*: RFC 8040, RFC 9112.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::error::{ErrorBody, ErrorEntry};
+use super::offload::{OffloadInput, OffloadOutput};
+use super::path::{OPERATIONS, Resource};
+use super::session::SessionKey;
+use super::state::{Ports, SessionReport, Sessions, Statistics, Summary};
+use super::wire::{Input, MEDIA_TYPE, Output};
+use super::withdraw::{WithdrawInput, WithdrawOutput};
+
+/// Longest wait for the backend to move on.
+pub const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Why there is no answer, or not the one asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no such socket.
+    #[error("there is no control socket {}: is `shunt backend` running, and with this socket?", .0.display())]
+    NoSocket(PathBuf),
+    /// Nobody listens there.
+    #[error("nobody answers at {}: `shunt backend` has ended; start it again", .0.display())]
+    Dead(PathBuf),
+    /// The user may not connect.
+    #[error("you may not use {}: become a member of the group that owns it, or root", .0.display())]
+    Denied(PathBuf),
+    /// Connecting failed otherwise.
+    #[error("cannot connect to {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The exchange broke.
+    #[error("the exchange with the backend broke; the request may have been carried out")]
+    Broken(#[from] hyper::Error),
+    /// Nothing came for too long.
+    #[error("the backend took longer than {} s; the request may have been carried out", WAIT_MAX.as_secs())]
+    Timeout,
+    /// It said no.
+    #[error("{}", describe(errors, *status))]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What it said.
+        errors: Vec<ErrorEntry>,
+    },
+    /// The answer is not of the model.
+    #[error("the backend's answer is not understood: are both of the same version?")]
+    Unreadable(#[from] serde_json::Error),
+    /// The request cannot be put into HTTP.
+    #[error("the request cannot be written")]
+    Unwritable(#[from] axum::http::Error),
+}
+
+fn describe(errors: &[ErrorEntry], status: StatusCode) -> String {
+    let texts: Vec<String> = errors
+        .iter()
+        .map(|error| match &error.error_path {
+            Some(path) => format!("{path}: {}", error.error_message),
+            None => error.error_message.clone(),
+        })
+        .collect();
+    if texts.is_empty() {
+        format!("the backend refused with {status}")
+    } else {
+        texts.join("; ")
+    }
+}
+
+/// A client of the backend behind one socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of `socket`. Nothing is opened yet.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Offers sessions.
+    ///
+    /// # Errors
+    /// See [`ClientError`], here and below. A refused entry is a result, not an error.
+    pub async fn offload(&self, input: OffloadInput) -> Result<OffloadOutput, ClientError> {
+        self.call("offload", input).await
+    }
+
+    /// Takes sessions back.
+    pub async fn withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ClientError> {
+        self.call("withdraw", input).await
+    }
+
+    /// What there is, in short.
+    pub async fn summary(&self) -> Result<Summary, ClientError> {
+        self.read(&Resource::Summary, "summary").await
+    }
+
+    /// All sessions of `element`.
+    pub async fn sessions(&self, element: &str) -> Result<Sessions, ClientError> {
+        let resource = Resource::Sessions(element.to_owned());
+        self.read(&resource, "sessions").await
+    }
+
+    /// One session of `element`; `None` when it is not there.
+    pub async fn session(
+        &self,
+        element: &str,
+        key: &SessionKey,
+    ) -> Result<Option<SessionReport>, ClientError> {
+        let resource = Resource::Session(element.to_owned(), key.clone());
+        let found: Result<Vec<SessionReport>, _> = self.read(&resource, "session").await;
+        match found {
+            Ok(found) => Ok(found.into_iter().next()),
+            Err(ClientError::Refused { errors, .. })
+                if errors
+                    .iter()
+                    .any(|error| error.error_app_tag.as_deref() == Some("unknown-session")) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The ports of `element`.
+    pub async fn ports(&self, element: &str) -> Result<Ports, ClientError> {
+        let resource = Resource::Ports(element.to_owned());
+        self.read(&resource, "ports").await
+    }
+
+    /// The counters of `element`.
+    pub async fn statistics(&self, element: &str) -> Result<Statistics, ClientError> {
+        let resource = Resource::Statistics(element.to_owned());
+        self.read(&resource, "statistics").await
+    }
+
+    async fn call<I: Serialize, O: DeserializeOwned>(
+        &self,
+        rpc: &str,
+        input: I,
+    ) -> Result<O, ClientError> {
+        let body = serde_json::to_vec(&Input { input })?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{OPERATIONS}shunt-offload:{rpc}"))
+            .header(header::CONTENT_TYPE, MEDIA_TYPE)
+            .body(Body::from(body))?;
+        let answer = self.exchange(request).await?;
+        let output: Output<O> = serde_json::from_slice(&answer)?;
+        Ok(output.output)
+    }
+
+    async fn read<T: DeserializeOwned>(
+        &self,
+        resource: &Resource,
+        name: &str,
+    ) -> Result<T, ClientError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(resource.path())
+            .body(Body::empty())?;
+        let answer = self.exchange(request).await?;
+        let mut named: std::collections::HashMap<String, T> = serde_json::from_slice(&answer)?;
+        named
+            .remove(&format!("shunt-offload:{name}"))
+            .ok_or_else(|| {
+                let missing = format!("`shunt-offload:{name}` is missing");
+                serde::de::Error::custom(missing)
+            })
+            .map_err(ClientError::Unreadable)
+    }
+
+    /// Sends one request and takes its whole answer.
+    async fn exchange(&self, mut request: Request<Body>) -> Result<Bytes, ClientError> {
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, axum::http::HeaderValue::from_static("shunt"));
+        headers.insert(
+            header::ACCEPT,
+            axum::http::HeaderValue::from_static(MEDIA_TYPE),
+        );
+        let stream = within(self.connect()).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the exchange; what breaks it is told to the sender too.
+        let carrier = tokio::spawn(connection);
+        let result: Result<_, ClientError> = async {
+            let response = within(async { Ok(sender.send_request(request).await?) }).await?;
+            let status = response.status();
+            let mut body = response.into_body();
+            let mut answer = Vec::new();
+            while let Some(frame) = within(async { Ok(body.frame().await.transpose()?) }).await? {
+                if let Ok(data) = frame.into_data() {
+                    answer.extend_from_slice(&data);
+                }
+            }
+            Ok((status, answer))
+        }
+        .await;
+        carrier.abort();
+        let (status, answer) = result?;
+        if status.is_success() {
+            return Ok(answer.into());
+        }
+        let errors = serde_json::from_slice(&answer)
+            .map(|body: ErrorBody| body.errors.error)
+            .unwrap_or_default();
+        Err(ClientError::Refused { status, errors })
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        UnixStream::connect(&self.socket).await.map_err(|source| {
+            let path = self.socket.clone();
+            match source.kind() {
+                io::ErrorKind::NotFound => ClientError::NoSocket(path),
+                io::ErrorKind::ConnectionRefused => ClientError::Dead(path),
+                io::ErrorKind::PermissionDenied => ClientError::Denied(path),
+                _ => ClientError::Connect { path, source },
+            }
+        })
+    }
+}
+
+async fn within<T>(step: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    timeout(WAIT_MAX, step)
+        .await
+        .unwrap_or(Err(ClientError::Timeout))
+}

@@ -1,0 +1,396 @@
+//! The HTTP server: RESTCONF-shaped, on a unix socket.
+//!
+//! *Promises*: bodies are bounded ([`BODY_MAX`]), and so are connections
+//! ([`CONNECTIONS_MAX`]), each client's time and the backend's; every refusal has an
+//! `ietf-restconf:errors` body.
+//! *Refuses*: other paths (404), methods (405), media types (415, 406), query
+//! parameters (400).
+//! *Caller's duty*: run it on a tokio runtime with I/O and time enabled, away from the
+//! packet path.
+//! *Standard*: RFC 8040 sections 3 to 5 and 7, RFC 9110, RFC 9112.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::control::{Answer, Control};
+use super::error::{ApiError, ErrorTag};
+use super::offload::{ENTRIES_MAX, OffloadInput};
+use super::path::{self, Resource};
+use super::state::{Ports, Statistics};
+use super::stream::{self, Part};
+use super::wire::{self, MEDIA_TYPE};
+use super::withdraw::WithdrawInput;
+
+/// Largest body taken, bytes.
+pub const BODY_MAX: usize = 4 << 20;
+/// Connections served at a time; more wait.
+pub const CONNECTIONS_MAX: usize = 64;
+
+/// How long a client may take for a request's head, and how long a connection idles.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take for a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the backend may take for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this a connection ends with the request it is at.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+/// How much longer that request may take.
+const CONNECTION_GRACE: Duration = Duration::from_secs(60);
+/// How long requests may take when the server ends.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// The pause after accepting failed, for example for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `control` on `listener` until `shutdown`; requests being answered then have
+/// two seconds to end.
+pub async fn serve(
+    listener: &UnixListener,
+    control: Arc<dyn Control>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let app = router(control);
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (ending, is_ending) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let accept = async {
+        loop {
+            let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
+                return;
+            };
+            while connections.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (app, is_ending) = (app.clone(), is_ending.clone());
+                    connections.spawn(async move {
+                        converse(stream, app, is_ending).await;
+                        drop(seat);
+                    });
+                }
+                Err(error) => {
+                    log::warn!("the control socket cannot accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = shutdown => {}
+    }
+    ending.send_replace(true);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
+        log::warn!("control connections were cut at shutdown");
+    }
+}
+
+/// One connection, to its end.
+async fn converse(stream: UnixStream, app: Router, mut is_ending: watch::Receiver<bool>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    let mut connection = std::pin::pin!(connection);
+    let finished = tokio::select! {
+        result = connection.as_mut() => Some(result),
+        _ = is_ending.wait_for(|ending| *ending) => None,
+        () = tokio::time::sleep(CONNECTION_LIFE) => None,
+    };
+    let result = match finished {
+        Some(result) => Ok(result),
+        None => {
+            connection.as_mut().graceful_shutdown();
+            timeout(CONNECTION_GRACE, connection).await
+        }
+    };
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!("a control connection broke: {error}"),
+        Err(_) => log::debug!("a control connection was cut: it took too long"),
+    }
+}
+
+/// The routes over `control`.
+fn router(control: Arc<dyn Control>) -> Router {
+    Router::new()
+        .route("/restconf/operations/shunt-offload:offload", post(offload))
+        .route(
+            "/restconf/operations/shunt-offload:withdraw",
+            post(withdraw),
+        )
+        .route("/restconf/data/{*path}", get(read))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .with_state(control)
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    path::no_resource(uri.path())
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::protocol(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ErrorTag::OperationNotSupported,
+        format!(
+            "{method} is not served at {}: operations are POSTed, data are read with GET",
+            uri.path()
+        ),
+    )
+}
+
+async fn offload(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: OffloadInput = read_body(&headers, body).await?;
+    check_count("session", input.session.len())?;
+    let output = answer(control.offload(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+async fn withdraw(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: WithdrawInput = read_body(&headers, body).await?;
+    check_count("key", input.key.len())?;
+    if input.all != input.key.is_empty() {
+        return Err(ApiError::application(
+            StatusCode::BAD_REQUEST,
+            ErrorTag::MissingElement,
+            "give either keys or `all`: true",
+        )
+        .at("/shunt-offload:input/key"));
+    }
+    let output = answer(control.withdraw(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+async fn read(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let body = match Resource::parse(uri.path())? {
+        Resource::Summary => named("summary", &answer(control.summary()).await?)?,
+        Resource::Ports(element) => named("ports", &answer(control.ports(&element)).await?)?,
+        Resource::Statistics(element) => {
+            named("statistics", &answer(control.statistics(&element)).await?)?
+        }
+        Resource::Session(element, key) => match answer(control.session(&element, &key)).await? {
+            Some(session) => named("session", &[session])?,
+            None => return Err(no_session(&element, key.as_str(), uri.path())),
+        },
+        Resource::Sessions(element) => {
+            let parts = vec![
+                Part::Text(r#"{"shunt-offload:sessions":{"session":["#.to_owned()),
+                Part::Sessions(element),
+                Part::Text("]}}".to_owned()),
+            ];
+            stream::start(control, parts).await?
+        }
+        Resource::Element(element) => {
+            let mut parts = vec![Part::Text(r#"{"shunt-offload:element":["#.to_owned())];
+            parts.extend(element_parts(&*control, &element).await?);
+            parts.push(Part::Text("]}".to_owned()));
+            stream::start(control, parts).await?
+        }
+        Resource::State => {
+            stream::start(Arc::clone(&control), state_parts(&*control).await?).await?
+        }
+    };
+    Ok(respond(body))
+}
+
+/// Everything of every element.
+async fn state_parts(control: &dyn Control) -> Result<Vec<Part>, ApiError> {
+    let summary = answer(control.summary()).await?;
+    let mut parts = vec![Part::Text(format!(
+        r#"{{"shunt-offload:state":{{"summary":{},"element":["#,
+        json(&summary)?
+    ))];
+    for (place, element) in summary.element.iter().enumerate() {
+        if place > 0 {
+            parts.push(Part::Text(",".to_owned()));
+        }
+        parts.extend(element_parts(control, &element.name).await?);
+    }
+    parts.push(Part::Text("]}}".to_owned()));
+    Ok(parts)
+}
+
+/// An element's list entry; its sessions come last, since they may be many.
+async fn element_parts(control: &dyn Control, element: &str) -> Result<Vec<Part>, ApiError> {
+    #[derive(Serialize)]
+    struct Head<'a> {
+        name: &'a str,
+        ports: Ports,
+        statistics: Statistics,
+    }
+    let head = json(&Head {
+        name: element,
+        ports: answer(control.ports(element)).await?,
+        statistics: answer(control.statistics(element)).await?,
+    })?;
+    let open = head.strip_suffix('}').unwrap_or(&head);
+    Ok(vec![
+        Part::Text(format!(r#"{open},"sessions":{{"session":["#)),
+        Part::Sessions(element.to_owned()),
+        Part::Text("]}}".to_owned()),
+    ])
+}
+
+fn no_session(element: &str, key: &str, path: &str) -> ApiError {
+    ApiError::application(
+        StatusCode::NOT_FOUND,
+        ErrorTag::InvalidValue,
+        format!("element `{element}` has no session `{key}`: it ended, or was never offloaded"),
+    )
+    .app_tag("unknown-session")
+    .at(path)
+}
+
+/// What is asked of every request: no query, and an answer in our encoding.
+fn check_request(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    if uri.query().is_some_and(|query| !query.is_empty()) {
+        return Err(ApiError::protocol(
+            StatusCode::BAD_REQUEST,
+            ErrorTag::InvalidValue,
+            "query parameters are not served here: leave them out",
+        ));
+    }
+    let accepted = headers.get_all(header::ACCEPT);
+    let is_acceptable = accepted.iter().next().is_none()
+        || accepted
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(essence)
+            .any(|range| ["*/*", "application/*", MEDIA_TYPE].contains(&range.as_str()));
+    if is_acceptable {
+        Ok(())
+    } else {
+        Err(ApiError::protocol(
+            StatusCode::NOT_ACCEPTABLE,
+            ErrorTag::InvalidValue,
+            format!("answers are {MEDIA_TYPE}: accept that"),
+        ))
+    }
+}
+
+/// A media type without its parameters.
+fn essence(value: &str) -> String {
+    let end = value.find(';').unwrap_or(value.len());
+    value[..end].trim().to_ascii_lowercase()
+}
+
+async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(essence);
+    if kind.as_deref() != Some(MEDIA_TYPE) {
+        return Err(ApiError::protocol(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorTag::InvalidValue,
+            format!("send the header `Content-Type: {MEDIA_TYPE}`"),
+        ));
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => wire::read_input(&body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::protocol(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorTag::TooBig,
+            format!("a body has at most {BODY_MAX} bytes: send fewer entries a call"),
+        )),
+        Ok(Err(error)) => Err(ApiError::protocol(
+            StatusCode::BAD_REQUEST,
+            ErrorTag::MalformedMessage,
+            format!("the body broke off: {error}"),
+        )),
+        Err(_) => Err(ApiError::protocol(
+            StatusCode::REQUEST_TIMEOUT,
+            ErrorTag::OperationFailed,
+            format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+fn check_count(list: &str, count: usize) -> Result<(), ApiError> {
+    if count <= ENTRIES_MAX {
+        return Ok(());
+    }
+    Err(ApiError::application(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorTag::TooBig,
+        format!("{count} entries in a call; at most {ENTRIES_MAX}, nothing was done: split it"),
+    )
+    .at(format!("/shunt-offload:input/{list}")))
+}
+
+/// Waits for the backend, within bounds.
+pub(super) async fn answer<T>(asked: Answer<'_, T>) -> Result<T, ApiError> {
+    timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| {
+        Err(ApiError::failed(format!(
+            "the backend did not answer within {} s; the request may still be carried out, \
+             and asking again is safe",
+            ANSWER_TIMEOUT.as_secs()
+        ))
+        .app_tag("timeout"))
+    })
+}
+
+/// JSON of one of our own types.
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String, ApiError> {
+    serde_json::to_string(value)
+        .map_err(|error| ApiError::failed(format!("the answer cannot be written as JSON: {error}")))
+}
+
+/// A resource under its name.
+fn named<T: Serialize>(name: &str, value: &T) -> Result<Body, ApiError> {
+    let value = json(value)?;
+    Ok(Body::from(format!(r#"{{"shunt-offload:{name}":{value}}}"#)))
+}
+
+fn respond(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        // An error body is made of texts and fixed names: it has a JSON form.
+        let mut response = respond(json(&self.body()).unwrap_or_default().into());
+        *response.status_mut() = self.status;
+        response
+    }
+}

@@ -1,0 +1,370 @@
+//! What the backend tells: container `state` of `shunt-offload`, per element its
+//! sessions, ports and statistics.
+//!
+//! *Promises*: counters count wire packets and L3 bytes and never go back while the
+//! backend runs; they are strings, ages are seconds. Every reason the pipeline knows
+//! is listed, also at zero, so that "absent" never means "zero".
+//! *Refuses*: nothing; readers ignore leaves they do not know.
+//! *Caller's duty*: a session is told between two packets, statistics of different
+//! workers at slightly different moments.
+//! *Standard*: RFC 8040 section 3.5, RFC 7951 section 6.1.
+
+use serde::{Deserialize, Serialize};
+
+use super::session::Session;
+use super::wire::u64_text;
+use crate::flow::{CloseCode, FlowState};
+use crate::packet::{DropReason, MacAddr, PuntReason};
+use crate::port::{DeviceStatus, QueueStatus};
+
+/// What there is, in short: the container `summary`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Summary {
+    /// The backend's version.
+    pub version: String,
+    /// Seconds since the backend started.
+    pub uptime: u32,
+    /// The elements it serves.
+    #[serde(default)]
+    pub element: Vec<ElementSummary>,
+}
+
+/// An element, in short.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ElementSummary {
+    /// Its name.
+    pub name: String,
+    /// Sessions in its table.
+    pub sessions: u32,
+    /// Sessions its table has room for.
+    pub sessions_max: u32,
+    /// Its vNICs' names.
+    #[serde(default)]
+    pub vnic: Vec<String>,
+}
+
+/// Where a direction of a session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowStatus {
+    /// Waits for proof of forwarding; packets go to the guest.
+    Pending,
+    /// Proved; packets park until the guest's last one is out.
+    Draining,
+    /// Packets go around the guest.
+    Active,
+    /// The session ends; packets go to the guest.
+    Closing,
+}
+
+impl FlowStatus {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Draining => "draining",
+            Self::Active => "active",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+impl From<FlowState> for FlowStatus {
+    fn from(state: FlowState) -> Self {
+        match state {
+            FlowState::Pending => Self::Pending,
+            FlowState::Draining => Self::Draining,
+            FlowState::Active => Self::Active,
+            FlowState::Closing => Self::Closing,
+        }
+    }
+}
+
+/// One direction of a session, now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FlowReport {
+    /// Where it stands.
+    pub state: FlowStatus,
+    /// Wire packets that went around the guest.
+    #[serde(with = "u64_text")]
+    pub packets: u64,
+    /// L3 bytes of those.
+    #[serde(with = "u64_text")]
+    pub octets: u64,
+    /// Next hop's MAC in use, given or learned; absent until known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_mac: Option<MacAddr>,
+    /// Source MAC in use, given or learned; absent until known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_mac: Option<MacAddr>,
+}
+
+/// A session's status, now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SessionStatus {
+    /// The backend's number for it, unique while the backend runs.
+    #[serde(with = "u64_text")]
+    pub id: u64,
+    /// Seconds since it was offloaded.
+    pub age: u32,
+    /// Seconds since either direction moved.
+    pub idle: u32,
+    /// The original direction, if it is offloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<FlowReport>,
+    /// The reply direction, if it is offloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<FlowReport>,
+}
+
+/// A session as it was asked for, and its status. What precedes `status` can be
+/// offered again as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SessionReport {
+    /// As asked for, with defaults filled in.
+    #[serde(flatten)]
+    pub session: Session,
+    /// How it goes.
+    pub status: SessionStatus,
+}
+
+/// The sessions of an element.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Sessions {
+    /// In no particular order.
+    #[serde(default)]
+    pub session: Vec<SessionReport>,
+}
+
+/// One queue pair of a device.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Queue {
+    /// Its number, from 0.
+    pub queue: u16,
+    /// Whether both rings run.
+    pub running: bool,
+    /// Why a ring stopped by fault, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Frames received from the peer.
+    #[serde(with = "u64_text")]
+    pub rx_frames: u64,
+    /// Bytes of those frames.
+    #[serde(with = "u64_text")]
+    pub rx_octets: u64,
+    /// Frames handed to the peer.
+    #[serde(with = "u64_text")]
+    pub tx_frames: u64,
+    /// Bytes of those frames.
+    #[serde(with = "u64_text")]
+    pub tx_octets: u64,
+    /// Frames discarded on receive.
+    #[serde(with = "u64_text")]
+    pub rx_discarded: u64,
+    /// Frames discarded on transmit.
+    #[serde(with = "u64_text")]
+    pub tx_discarded: u64,
+}
+
+impl From<&QueueStatus> for Queue {
+    fn from(status: &QueueStatus) -> Self {
+        Self {
+            queue: status.queue,
+            running: status.running,
+            fault: status.fault.clone(),
+            rx_frames: status.rx_frames,
+            rx_octets: status.rx_bytes,
+            tx_frames: status.tx_frames,
+            tx_octets: status.tx_bytes,
+            rx_discarded: status.rx_discarded,
+            tx_discarded: status.tx_discarded,
+        }
+    }
+}
+
+/// One device: the guest's side or the uplink of a vNIC.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeviceReport {
+    /// `vhost-user` or `tap`.
+    pub kind: String,
+    /// Socket path or device name.
+    pub name: String,
+    /// Whether a peer is connected (tap: the link is up).
+    pub connected: bool,
+    /// Negotiated features.
+    #[serde(default)]
+    pub feature: Vec<String>,
+    /// How often a peer connected.
+    #[serde(with = "u64_text")]
+    pub connections: u64,
+    /// How often a ring was stopped by fault.
+    #[serde(with = "u64_text")]
+    pub faults: u64,
+    /// Its queue pairs.
+    #[serde(default)]
+    pub queue: Vec<Queue>,
+}
+
+impl From<&DeviceStatus> for DeviceReport {
+    fn from(status: &DeviceStatus) -> Self {
+        Self {
+            kind: status.kind.clone(),
+            name: status.name.clone(),
+            connected: status.connected,
+            feature: status.features.clone(),
+            connections: status.connections,
+            faults: status.faults,
+            queue: status.queues.iter().map(Queue::from).collect(),
+        }
+    }
+}
+
+/// A vNIC: two devices and what lies between them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VnicReport {
+    /// Its name.
+    pub name: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// The guest's side.
+    pub guest: DeviceReport,
+    /// The host's side.
+    pub uplink: DeviceReport,
+}
+
+/// The ports of an element.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Ports {
+    /// One entry per vNIC.
+    #[serde(default)]
+    pub vnic: Vec<VnicReport>,
+}
+
+/// Packets and their bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Wire packets.
+    #[serde(with = "u64_text")]
+    pub packets: u64,
+    /// L3 bytes.
+    #[serde(with = "u64_text")]
+    pub octets: u64,
+}
+
+/// A count under a stable name.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Count {
+    /// The reason's or the code's name.
+    pub name: String,
+    /// How many.
+    #[serde(with = "u64_text")]
+    pub count: u64,
+}
+
+/// Counts per punt reason, by [`PuntReason::index`].
+pub fn punt_counts(counts: &[u64; PuntReason::COUNT]) -> Vec<Count> {
+    named(PuntReason::ALL.iter().map(|reason| reason.name()), counts)
+}
+
+/// Counts per drop reason, by [`DropReason::index`].
+pub fn drop_counts(counts: &[u64; DropReason::COUNT]) -> Vec<Count> {
+    named(DropReason::ALL.iter().map(|reason| reason.name()), counts)
+}
+
+/// Counts per close code, by [`CloseCode::index`].
+pub fn close_counts(counts: &[u64; CloseCode::COUNT]) -> Vec<Count> {
+    named(CloseCode::ALL.iter().map(|code| code.name()), counts)
+}
+
+fn named(names: impl Iterator<Item = &'static str>, counts: &[u64]) -> Vec<Count> {
+    names
+        .zip(counts)
+        .map(|(name, count)| Count {
+            name: name.to_owned(),
+            count: *count,
+        })
+        .collect()
+}
+
+/// The flow table of an element.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TableStatistics {
+    /// Sessions in it.
+    pub sessions: u32,
+    /// Sessions it has room for.
+    pub sessions_max: u32,
+    /// Sessions that were put in.
+    #[serde(with = "u64_text")]
+    pub offloaded: u64,
+    /// Sessions refused because it was full.
+    #[serde(with = "u64_text")]
+    pub refused_full: u64,
+}
+
+/// How flows moved to the fast path.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HandOverStatistics {
+    /// Flows that wait for proof now.
+    pub pending: u32,
+    /// Flows that drain now.
+    pub draining: u32,
+    /// Flows that go around the guest now.
+    pub active: u32,
+    /// Proofs of forwarding seen.
+    #[serde(with = "u64_text")]
+    pub proved: u64,
+    /// Drains that ended with the marker leaving the guest.
+    #[serde(with = "u64_text")]
+    pub drained: u64,
+    /// Drains given up at a bound; the flow tries again later.
+    #[serde(with = "u64_text")]
+    pub bound: u64,
+    /// Drains ended at a bound by moving anyway, where configured.
+    #[serde(with = "u64_text")]
+    pub forced: u64,
+    /// Frames parked now.
+    pub parked_frames: u32,
+    /// Bytes of those.
+    #[serde(with = "u64_text")]
+    pub parked_octets: u64,
+    /// The guest's transit time, measured from markers, microseconds; absent until
+    /// measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transit_us: Option<u32>,
+}
+
+/// The counters of an element. Hits, punts and drops of frames from uplinks are
+/// disjoint and add up to `from-uplink`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Statistics {
+    /// What its uplinks brought.
+    pub from_uplink: Traffic,
+    /// What the guest sent.
+    pub from_guest: Traffic,
+    /// What went around the guest.
+    pub forwarded: Traffic,
+    /// Packets handed to the guest, by reason.
+    #[serde(default)]
+    pub punted: Vec<Count>,
+    /// Packets lost, by reason.
+    #[serde(default)]
+    pub dropped: Vec<Count>,
+    /// Sessions ended, by close code.
+    #[serde(default)]
+    pub closed: Vec<Count>,
+    /// The flow table.
+    pub table: TableStatistics,
+    /// How flows moved to the fast path.
+    pub hand_over: HandOverStatistics,
+}

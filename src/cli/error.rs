@@ -1,0 +1,85 @@
+//! Why a command failed, and how that is told.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use crate::api::{ApiError, ClientError};
+use crate::backend::BackendError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// Talking to the backend failed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The backend ended with an error.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not the input of `offload`.
+    #[error("{} is not an input of `offload`; see `shunt session add --help`", path.display())]
+    Input {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: Fault,
+    },
+    /// No element is served.
+    #[error("the backend serves no element: add one to its configuration")]
+    NoElement,
+    /// Several elements are served.
+    #[error("say which element is meant with --element: there are {0}")]
+    WhichElement(String),
+    /// The session is not there.
+    #[error("element `{element}` has no session `{key}`: it ended, or was never offloaded")]
+    NoSession {
+        /// Whose.
+        element: String,
+        /// Which.
+        key: String,
+    },
+    /// stdout cannot be written.
+    #[error("cannot write to stdout")]
+    Output(#[source] io::Error),
+    /// An answer cannot be printed.
+    #[error("cannot print the answer")]
+    Json(#[source] serde_json::Error),
+    /// The runtime cannot start.
+    #[error("cannot start the I/O runtime")]
+    Runtime(#[source] io::Error),
+}
+
+/// A fault in an input: its path and what is wrong there.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}", path.as_deref().map(|path| format!("{path}: ")).unwrap_or_default(), message)]
+pub(super) struct Fault {
+    path: Option<String>,
+    message: String,
+}
+
+impl From<ApiError> for Fault {
+    fn from(error: ApiError) -> Self {
+        Self {
+            path: error.entry.error_path,
+            message: error.entry.error_message,
+        }
+    }
+}
+
+/// Prints an error and what caused it, a line each.
+pub(super) fn print_chain(error: &dyn Error) {
+    eprintln!("shunt: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because: {error}");
+        cause = error.source();
+    }
+}
