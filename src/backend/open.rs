@@ -1,0 +1,184 @@
+//! From the configuration to elements that run.
+
+use std::io;
+use std::sync::Arc;
+
+use super::BackendError;
+use super::config::{Config, ElementConfig, HandOverConfig, SocketMode, UplinkConfig, VnicConfig};
+use crate::datapath::ElementId;
+use crate::datapath::clock::Clock;
+use crate::datapath::counters::ElementCounters;
+use crate::datapath::keeper::{Keeper, Preparation};
+use crate::datapath::lane::{Lane, Side, Vnic};
+use crate::datapath::worker::Worker;
+use crate::flow::{
+    ElementShape, HandOver, HandOverLimits, HashSeed, Sessions, SessionsLimits, VnicShape,
+    flow_table,
+};
+use crate::packet::{MacAddr, PeerOffloads};
+use crate::port::{Device, Port, tap, vhost_user};
+
+/// A vNIC as control tells of it.
+pub(super) struct VnicInfo {
+    pub(super) name: String,
+    pub(super) mac: MacAddr,
+    pub(super) guest: Arc<dyn Device>,
+    pub(super) uplink: Arc<dyn Device>,
+}
+
+/// An element as control tells of it.
+pub(super) struct ElementInfo {
+    pub(super) name: String,
+    pub(super) sessions_max: u32,
+    pub(super) vnics: Vec<VnicInfo>,
+    pub(super) counters: Arc<ElementCounters>,
+}
+
+/// Everything that runs. Workers end first, so that devices are dropped while nobody uses
+/// their ports.
+pub(super) struct Running {
+    pub(super) workers: Vec<Worker>,
+    pub(super) keeper: Keeper,
+    pub(super) elements: Vec<ElementInfo>,
+    pub(super) clock: Clock,
+}
+
+/// Opens all devices and starts all threads.
+pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
+    let clock = Clock::start();
+    let workers = usize::from(config.backend.workers);
+    let mut lanes: Vec<Vec<Lane>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut books = Vec::new();
+    let mut elements = Vec::new();
+    let limits = limits_of(&config.hand_over);
+    for (number, element) in config.elements.iter().enumerate() {
+        let (lane, book, info) = open_element(number as u32, element, limits)?;
+        lanes[number % workers].push(lane);
+        books.push(book);
+        elements.push(info);
+    }
+    let threads = |source| BackendError::Threads { source };
+    let mut preparation = Preparation::new().map_err(threads)?;
+    let workers = lanes
+        .into_iter()
+        .enumerate()
+        .map(|(number, lanes)| {
+            let reporter = preparation.reporter();
+            Worker::start(&format!("worker-{number}"), clock, lanes, reporter)
+        })
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(threads)?;
+    let keeper = preparation.start(clock, books).map_err(threads)?;
+    Ok(Running { workers, keeper, elements, clock })
+}
+
+fn limits_of(config: &HandOverConfig) -> HandOverLimits {
+    HandOverLimits {
+        frames: config.park_frames,
+        bytes: config.park_bytes as usize,
+        time: std::time::Duration::from_millis(config.park_time_ms.into()),
+        forced: config.forced,
+        ..HandOverLimits::default()
+    }
+}
+
+fn open_element(
+    number: u32,
+    config: &ElementConfig,
+    limits: HandOverLimits,
+) -> Result<(Lane, Sessions, ElementInfo), BackendError> {
+    let mut vnics = Vec::new();
+    let mut infos = Vec::new();
+    for vnic in &config.vnics {
+        let (vnic, info) = open_vnic(vnic).map_err(|source| BackendError::Device {
+            element: config.name.clone(),
+            vnic: vnic.name.clone(),
+            source,
+        })?;
+        vnics.push(vnic);
+        infos.push(info);
+    }
+    let flows = config.sessions * FLOWS_A_SESSION;
+    let (writer, mut readers) = flow_table(flows, 1, HashSeed::random());
+    let reader = readers.pop().ok_or(BackendError::Reader)?;
+    let shape = config.vnics.iter().map(|vnic| VnicShape { mac: vnic.mac, mtu: vnic.mtu });
+    let shape = ElementShape { vnics: shape.collect() };
+    let book = Sessions::new(shape, writer, SessionsLimits::default());
+    let counters = Arc::new(ElementCounters::default());
+    let id = ElementId(number);
+    let lane =
+        Lane::new(id, reader, HandOver::new(limits), vnics, counters.clone(), book.signals());
+    let info = ElementInfo {
+        name: config.name.clone(),
+        sessions_max: config.sessions,
+        vnics: infos,
+        counters,
+    };
+    Ok((lane, book, info))
+}
+
+/// A session has two flows, also when one direction is absent.
+pub(super) const FLOWS_A_SESSION: u32 = 2;
+
+/// A device that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The vNIC's own socket or a vhost-user uplink.
+    #[error(transparent)]
+    VhostUser(#[from] vhost_user::OpenError),
+    /// A tap uplink.
+    #[error(transparent)]
+    Tap(#[from] tap::TapError),
+}
+
+type Opened = (Arc<dyn Device>, Vec<Box<dyn Port>>);
+
+fn open_vnic(config: &VnicConfig) -> Result<(Vnic, VnicInfo), DeviceError> {
+    let (guest, guest_ports) = open_socket(config, vhost_user::Side::Vnic)?;
+    let (uplink, uplink_ports) = open_uplink(config)?;
+    let vnic = Vnic {
+        mac: config.mac,
+        guest: Side::new(guest_ports),
+        uplink: Side::new(uplink_ports),
+        uplink_device: uplink.clone(),
+        told: PeerOffloads::default(),
+    };
+    let info = VnicInfo { name: config.name.clone(), mac: config.mac, guest, uplink };
+    Ok((vnic, info))
+}
+
+fn open_socket(config: &VnicConfig, side: vhost_user::Side) -> Result<Opened, DeviceError> {
+    let (socket, mode) = match &config.uplink {
+        UplinkConfig::VhostUser { socket, mode } if side == vhost_user::Side::Uplink => {
+            (socket, *mode)
+        }
+        _ => (&config.socket, config.mode),
+    };
+    let (device, ports) = vhost_user::open(vhost_user::DeviceConfig {
+        socket: socket.clone(),
+        mode: match mode {
+            SocketMode::Server => vhost_user::SocketMode::Server,
+            SocketMode::Client => vhost_user::SocketMode::Client,
+        },
+        queue_pairs: config.queue_pairs,
+        mac: (side == vhost_user::Side::Vnic).then_some(config.mac),
+        mtu: config.mtu,
+        side,
+    })?;
+    Ok((device, ports))
+}
+
+fn open_uplink(config: &VnicConfig) -> Result<Opened, DeviceError> {
+    match &config.uplink {
+        UplinkConfig::VhostUser { .. } => open_socket(config, vhost_user::Side::Uplink),
+        UplinkConfig::Tap { name, netns, .. } => {
+            let (device, ports) = tap::open(&tap::TapConfig {
+                name: name.clone(),
+                netns: netns.clone(),
+                queues: config.uplink_queue_pairs(),
+                mtu: Some(config.mtu),
+            })?;
+            Ok((device, ports))
+        }
+    }
+}
