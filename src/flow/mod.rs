@@ -10,6 +10,8 @@
 mod buckets;
 mod epoch;
 pub mod hash;
+#[cfg(all(test, shunt_loom))]
+mod model;
 pub mod moment;
 mod prefetch;
 pub mod queue;

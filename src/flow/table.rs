@@ -28,7 +28,6 @@
 use std::ops::Deref;
 
 use super::buckets::Buckets;
-use super::epoch::Epochs;
 use super::hash::{HashSeed, hash};
 use super::slab::{Flow, Slab, SlabWriter};
 use super::spec::{FlowId, FlowSpec, FlowState};
@@ -147,6 +146,12 @@ impl Shared {
     fn hash(&self, key: &FlowKey) -> u64 {
         hash(&self.seed, key)
     }
+
+    #[inline(always)]
+    fn reference<'s>(&'s self, flow: &'s Flow) -> FlowRef<'s> {
+        let slab = &*self.slab;
+        FlowRef { flow, slab }
+    }
 }
 
 /// One worker's way into a table.
@@ -161,6 +166,13 @@ impl TableReader {
     pub fn pin(&mut self) -> Pin<'_> {
         self.shared.slab.epochs.pin(self.number);
         Pin { reader: self }
+    }
+}
+
+/// A leaked pin ends with its reader.
+impl Drop for TableReader {
+    fn drop(&mut self) {
+        self.shared.slab.epochs.unpin(self.number);
     }
 }
 
@@ -183,7 +195,7 @@ impl Pin<'_> {
         let shared = &*self.reader.shared;
         shared
             .by_key(key, shared.hash(key))
-            .map(|flow| FlowRef { flow })
+            .map(|flow| shared.reference(flow))
     }
 
     /// The flow whose rewritten packets have this key: what the guest sends.
@@ -192,7 +204,7 @@ impl Pin<'_> {
         let shared = &*self.reader.shared;
         shared
             .by_egress_key(key, shared.hash(key))
-            .map(|flow| FlowRef { flow })
+            .map(|flow| shared.reference(flow))
     }
 
     /// [`Pin::lookup`] of many keys at once, their waits for memory overlapped. `out` gets
@@ -217,22 +229,23 @@ impl Pin<'_> {
             }
         }
         for ((key, hash), out) in keys.iter().zip(hashes).zip(out) {
-            *out = shared.by_key(key, hash).map(|flow| FlowRef { flow });
+            *out = shared.by_key(key, hash).map(|flow| shared.reference(flow));
         }
     }
 
     /// The flow of that name; `None` once it was removed or replaced.
     #[inline]
     pub fn by_id(&self, id: FlowId) -> Option<FlowRef<'_>> {
-        let flow = self.reader.shared.slab.by_id(id)?;
-        Some(FlowRef { flow })
+        let shared = &*self.reader.shared;
+        shared.slab.by_id(id).map(|flow| shared.reference(flow))
     }
 
     /// The other direction of the same session.
     #[inline]
-    pub fn partner(&self, flow: FlowRef<'_>) -> Option<FlowRef<'_>> {
-        let flow = self.reader.shared.slab.partner(flow.flow)?;
-        Some(FlowRef { flow })
+    pub fn partner<'f>(&self, flow: FlowRef<'f>) -> Option<FlowRef<'f>> {
+        let slab = flow.slab;
+        let flow = slab.partner(flow.flow)?;
+        Some(FlowRef { flow, slab })
     }
 }
 
@@ -240,6 +253,8 @@ impl Pin<'_> {
 #[derive(Clone, Copy)]
 pub struct FlowRef<'p> {
     flow: &'p Flow,
+    /// The flow's own: what its links lead into, whatever pin is asked.
+    slab: &'p Slab,
 }
 
 impl FlowRef<'_> {
@@ -505,3 +520,6 @@ fn inherited_state(from: &Flow, spec: &FlowSpec) -> FlowState {
         _ => FlowState::Pending,
     }
 }
+
+#[cfg(all(test, not(shunt_loom)))]
+mod tests;
