@@ -26,9 +26,10 @@
 //!
 //! *Refuses*: to tell apart what is equal. UDP and other packets of the same length and
 //! first payload bytes are taken as interchangeable once 32 in a row were equal, and a
-//! flow that only alternates between few payloads stays pending. A TCP segment that is
-//! sent again while its first copy is still in the guest *from before the request*, and
-//! lies past everything seen since, may end the drain one guest transit early.
+//! flow that only alternates between few payloads stays pending. A packet that is sent
+//! again while its first copy is still in the guest *from before the flow's record began*
+//! (before the request, as a rule), and is not known from later ones, may end the drain
+//! one guest transit early.
 //!
 //! *Caller's duty*: all packets of a flow, from the uplink and from the guest, come to
 //! the same machine in their order. Packets of closing flows come too, unless
@@ -47,7 +48,7 @@ use std::time::Duration;
 
 use self::records::Records;
 use super::table::{FlowRef, Pin};
-use super::{CloseCode, FlowId, FlowState, HandOverMode, Moment};
+use super::{CloseCode, FlowId, FlowState, HandOverMode, Moment, SessionId};
 use crate::packet::{MacAddr, Marker};
 
 /// The longest wait between two drains of a flow.
@@ -154,8 +155,8 @@ pub enum FlowEvent {
     },
     /// A packet was seen that ends the session.
     Closed {
-        /// One of its flows.
-        flow: FlowId,
+        /// Whose. (The session, not the flow: a replacement changes the flow's id.)
+        session: SessionId,
         /// Why.
         code: CloseCode,
     },
@@ -329,7 +330,7 @@ impl HandOver {
         while let Some(place) = at {
             at = self.records.next_parked(place);
             let flow = self.records.peek(place).flow;
-            if !is_waiting(pin, flow) {
+            if state(pin, flow) != Some(FlowState::Draining) {
                 self.drop_record(place);
                 let to = ReleaseTo::Guest;
                 release(Release { flow, to });
@@ -339,7 +340,8 @@ impl HandOver {
             let Some(place) = self.records.rotate_watched() else {
                 return;
             };
-            if !is_waiting(pin, self.records.peek(place).flow) {
+            let now = state(pin, self.records.peek(place).flow);
+            if !matches!(now, Some(FlowState::Pending | FlowState::Draining)) {
                 self.drop_record(place);
             }
         }
@@ -568,9 +570,8 @@ impl HandOver {
     }
 }
 
-fn is_waiting(pin: &Pin<'_>, id: FlowId) -> bool {
-    pin.by_id(id)
-        .is_some_and(|flow| matches!(flow.state(), FlowState::Pending | FlowState::Draining))
+fn state(pin: &Pin<'_>, id: FlowId) -> Option<FlowState> {
+    pin.by_id(id).map(|flow| flow.state())
 }
 
 #[cfg(test)]

@@ -127,7 +127,10 @@ impl SessionRequest {
     pub fn check(&self, shape: &ElementShape, session: SessionId) -> Result<Checked, RequestError> {
         check::session(self)?;
         let mut flows = [None, None];
-        for (place, direction) in [Direction::Original, Direction::Reply].into_iter().enumerate() {
+        for (place, direction) in [Direction::Original, Direction::Reply]
+            .into_iter()
+            .enumerate()
+        {
             if let Some(asked) = self.directions()[place] {
                 let leaves = check::Leaves::of(direction);
                 check::direction(self, asked, shape, leaves)?;
@@ -152,7 +155,10 @@ impl SessionRequest {
             .map_err(|error| fault(leaves.translation, error.to_string()))?;
         let (Some(ingress), Some(egress)) = (shape.vnic(asked.ingress), shape.vnic(asked.egress))
         else {
-            return Err(fault(leaves.ingress, "name vNICs of the element".to_owned()));
+            return Err(fault(
+                leaves.ingress,
+                "name vNICs of the element".to_owned(),
+            ));
         };
         Ok(FlowSpec {
             key,

@@ -21,7 +21,9 @@
 //! for offering again.
 //!
 //! A replaced flow starts pending again unless the request is vouched: the proof was of
-//! the old rewrite, and the guest must have sent exactly the new one.
+//! the old rewrite, and the guest must have sent exactly the new one. Directions that do
+//! not change stay active, unless another one still waits: then workers may have parked
+//! frames, and both are taken out and put in anew once every worker has looked.
 
 mod settle;
 mod view;
@@ -33,7 +35,7 @@ use std::time::Duration;
 
 pub use self::view::{DirectionView, SessionView};
 use super::request::{ElementShape, RequestError, SessionRequest};
-use super::table::{FlowCounters, Grace, TableWriter};
+use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
 use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, Moment, SessionId};
 
@@ -84,7 +86,7 @@ pub enum SessionPhase {
     Entering,
     /// In the table.
     Live,
-    /// In the table; its flows punt until they are replaced.
+    /// Its flows punt until they are replaced.
     Replacing,
     /// In the table until every worker has looked.
     Closing(CloseCode),
@@ -144,9 +146,11 @@ struct Entry {
     pair: Option<[FlowId; 2]>,
     /// What is to be put into the table, while it is not there yet.
     wanted: [Option<FlowSpec>; 2],
+    /// Which directions of a session in the table `wanted` changes.
+    changed: [bool; 2],
     /// Which flows the book counts as waiting.
     waiting: [bool; 2],
-    /// What replaced flows have counted.
+    /// What flows have counted that were taken out for others of this session.
     carried: [Totals; 2],
     born: Moment,
     /// It counts as not idle at this time, whatever the flows say.
@@ -284,12 +288,11 @@ impl Sessions {
     /// Takes what a worker reports. Reports of flows that are gone are ignored.
     pub fn event(&mut self, event: FlowEvent, now: Moment) {
         self.clock(now);
-        let flow = match event {
-            FlowEvent::Activated { flow, .. }
-            | FlowEvent::DrainBound { flow }
-            | FlowEvent::Closed { flow, .. } => flow,
+        let owner = match event {
+            FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow } => self.owner(flow),
+            FlowEvent::Closed { session, .. } => self.by_id.get(&session).map(|&slot| (slot, 0)),
         };
-        let Some((slot, direction)) = self.owner(flow) else {
+        let Some((slot, direction)) = owner else {
             return;
         };
         match event {

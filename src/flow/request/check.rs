@@ -87,9 +87,16 @@ pub(super) fn direction(
     shape: &ElementShape,
     leaves: &Leaves,
 ) -> Result<(), RequestError> {
-    for (leaf, id) in [(leaves.ingress, asked.ingress), (leaves.egress, asked.egress)] {
+    for (leaf, id) in [
+        (leaves.ingress, asked.ingress),
+        (leaves.egress, asked.egress),
+    ] {
         if shape.vnic(id).is_none() {
-            let text = format!("the element has no vNIC {}: it has {}", id.0, shape.vnics.len());
+            let text = format!(
+                "the element has no vNIC {}: it has {}",
+                id.0,
+                shape.vnics.len()
+            );
             return Err(fault(leaf, text));
         }
     }
@@ -125,7 +132,11 @@ fn link(
     leaves: &Leaves,
 ) -> Result<(), RequestError> {
     // RFC 791 and RFC 8200 name what every link must carry.
-    let least = if asked.translation.dst.is_ipv4() { 68 } else { 1280 };
+    let least = if asked.translation.dst.is_ipv4() {
+        68
+    } else {
+        1280
+    };
     let most = shape.vnic(asked.egress).map_or(0, |vnic| vnic.mtu);
     if let Some(mtu) = asked.l3_mtu
         && !(least..=most).contains(&mtu)
@@ -139,7 +150,10 @@ fn link(
         let text = format!("{dscp} is no DSCP: give 0 to 63, or leave it out to keep it");
         return Err(fault(leaves.dscp, text));
     }
-    for (leaf, mac) in [(leaves.dst_mac, asked.dst_mac), (leaves.src_mac, asked.src_mac)] {
+    for (leaf, mac) in [
+        (leaves.dst_mac, asked.dst_mac),
+        (leaves.src_mac, asked.src_mac),
+    ] {
         if request.vouched && mac.is_none() {
             let text = "a vouched session proves nothing, so nothing is learned: give both MACs";
             return Err(fault(leaf, text.to_owned()));
@@ -150,11 +164,17 @@ fn link(
 
 fn tuple(leaf: &'static str, protocol: u8, tuple: &Tuple) -> Result<(), RequestError> {
     if tuple.protocol != protocol {
-        let text = format!("protocol {} is not the session's {protocol}", tuple.protocol);
+        let text = format!(
+            "protocol {} is not the session's {protocol}",
+            tuple.protocol
+        );
         return Err(fault(leaf, text));
     }
     if tuple.src.is_ipv4() != tuple.dst.is_ipv4() {
-        let text = format!("{} and {} are of different IP versions", tuple.src, tuple.dst);
+        let text = format!(
+            "{} and {} are of different IP versions",
+            tuple.src, tuple.dst
+        );
         return Err(fault(leaf, text));
     }
     for address in [tuple.src, tuple.dst] {

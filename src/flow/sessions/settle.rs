@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ClosedSession, Entry, Outcome, SessionPhase, Sessions, Totals};
 use crate::flow::request::SessionRequest;
-use crate::flow::{CloseCode, FlowId, FlowSpec, FlowState, Moment, SessionId};
+use crate::flow::{CloseCode, FlowId, FlowSpec, FlowState, InsertError, Moment, SessionId};
 
 /// How soon a grace period is looked at again.
 const GRACE_POLL: Duration = Duration::from_millis(1);
@@ -40,10 +40,14 @@ impl Sessions {
             match self.in_grace.take() {
                 Some((grace, sessions)) if self.writer.has_passed(&grace) => {
                     self.after_grace(&sessions);
+                    self.retry();
                 }
                 running => {
                     self.in_grace = running;
-                    return;
+                    self.retry();
+                    if self.in_grace.is_some() || self.leaving.is_empty() {
+                        return;
+                    }
                 }
             }
         }
@@ -52,8 +56,7 @@ impl Sessions {
     /// When [`Sessions::advance`] is to be called next. May be early.
     pub fn next_deadline(&self) -> Option<Moment> {
         let timers = self.wheel.next_deadline();
-        let busy =
-            self.in_grace.is_some() || !self.leaving.is_empty() || !self.entering.is_empty();
+        let busy = self.in_grace.is_some() || !self.leaving.is_empty() || !self.entering.is_empty();
         let soon = busy.then(|| self.now + GRACE_POLL);
         match (timers, soon) {
             (Some(timers), Some(soon)) => Some(timers.min(soon)),
@@ -68,33 +71,34 @@ impl Sessions {
         wanted: [Option<FlowSpec>; 2],
         holder: Option<u32>,
     ) -> Outcome {
-        let superseded = holder.is_some_and(|slot| self.close(slot, CloseCode::Superseded))
-            || !self.in_the_way(&wanted, None).is_empty();
-        let promised = 2 * (self.entering.len() + 1);
-        if !superseded
-            && !self.entering.is_empty()
-            && self.writer.len() + promised > self.writer.capacity()
-        {
+        let in_the_way = self.in_the_way(&wanted, None);
+        let supersedes = holder.is_some() || !in_the_way.is_empty();
+        let promised = 2 * self.entering.len() + 2;
+        let crowded =
+            !self.entering.is_empty() && self.writer.len() + promised > self.writer.capacity();
+        let full = self.free.is_empty() && self.entries.len() >= self.entries_max as usize;
+        if full || (crowded && !supersedes) {
             self.stats.table_full += 1;
             return Outcome::TableFull;
         }
-        let Some(slot) = self.allot(request, wanted) else {
-            self.stats.table_full += 1;
-            return Outcome::TableFull;
-        };
+        if let Some(holder) = holder {
+            self.close(holder, CloseCode::Superseded);
+        }
+        let slot = self.allot(request, wanted);
         let id = SessionId(self.next_id - 1);
         match self.settle(slot) {
-            Settled::In if superseded => Outcome::Superseded(id),
-            Settled::In => Outcome::Offloaded(id),
-            Settled::Full if !superseded => {
+            Settled::In => {}
+            Settled::Full if !supersedes => {
                 self.forget(slot);
                 self.stats.table_full += 1;
-                Outcome::TableFull
+                return Outcome::TableFull;
             }
-            Settled::Waits | Settled::Full | Settled::Superseded => {
-                self.entering.push_back(id);
-                Outcome::Superseded(id)
-            }
+            Settled::Waits | Settled::Full | Settled::Superseded => self.entering.push_back(id),
+        }
+        if supersedes {
+            Outcome::Superseded(id)
+        } else {
+            Outcome::Offloaded(id)
         }
     }
 
@@ -103,30 +107,25 @@ impl Sessions {
         &mut self,
         slot: u32,
         request: SessionRequest,
-        mut wanted: [Option<FlowSpec>; 2],
+        wanted: [Option<FlowSpec>; 2],
     ) -> Outcome {
         let asked = self.ask();
         let now = self.now;
-        let Some(entry) = self.entry_mut(slot) else {
+        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
             return Outcome::TableFull;
         };
         let id = entry.id;
         let old = mem::replace(&mut entry.request, request);
         entry.asked = asked;
         if !old.flows_same(&entry.request) {
-            let both = old.mode != entry.request.mode || old.vouched != entry.request.vouched;
-            for place in 0..2 {
-                let same = old.directions()[place] == entry.request.directions()[place];
-                if both || !same {
-                    entry.wanted[place] = wanted[place].take();
-                }
-            }
+            let (was, is) = (old.directions(), entry.request.directions());
+            let all = old.mode != entry.request.mode || old.vouched != entry.request.vouched;
+            entry.changed =
+                [0, 1].map(|place| is[place].is_some() && (all || was[place] != is[place]));
+            entry.wanted = wanted;
             entry.touched = now;
-            if self.changes_at_once(slot) {
-                if self.settle(slot) == Settled::Waits {
-                    self.begin_replacing(slot);
-                }
-            } else {
+            let settled = self.changes_at_once(slot) && self.settle(slot) == Settled::In;
+            if !settled {
                 self.begin_replacing(slot);
             }
         }
@@ -139,30 +138,30 @@ impl Sessions {
         let Some(entry) = self.entry(slot) else {
             return false;
         };
+        let active = |place: usize| {
+            let flow = entry.pair.and_then(|pair| self.writer.flow(pair[place]));
+            flow.is_some_and(|flow| flow.state() == FlowState::Active)
+        };
         entry.phase == SessionPhase::Live
-            && changing(entry).all(|(_, flow)| {
-                self.writer
-                    .flow(flow)
-                    .is_some_and(|flow| flow.state() == FlowState::Active)
-            })
+            && (0..2).all(|place| !entry.changed[place] || active(place))
     }
 
-    /// The flows that are to change punt until each worker has looked.
+    /// The flows punt until each worker has looked; then they are put in anew.
     fn begin_replacing(&mut self, slot: u32) {
         let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
             return;
         };
-        let mut ended = 0;
-        for place in 0..2 {
-            if let (Some(_), Some(pair)) = (&entry.wanted[place], entry.pair) {
-                if let Some(flow) = self.writer.flow(pair[place]) {
-                    flow.close();
-                }
-                ended += u32::from(mem::take(&mut entry.waiting[place]));
-            }
+        if entry.phase != SessionPhase::Live {
+            return;
         }
         entry.phase = SessionPhase::Replacing;
-        let id = entry.id;
+        let (id, pair) = (entry.id, entry.pair);
+        let ended = count(mem::take(&mut entry.waiting));
+        for flow in pair.into_iter().flatten() {
+            if let Some(flow) = self.writer.flow(flow) {
+                flow.close();
+            }
+        }
         self.signals.waiting.fetch_sub(ended, Ordering::Relaxed);
         self.look_again();
         self.leaving.push(id);
@@ -177,15 +176,14 @@ impl Sessions {
             return false;
         }
         entry.phase = SessionPhase::Closing(code);
-        let ended = mem::take(&mut entry.waiting);
-        let ended = ended.into_iter().map(u32::from).sum();
-        let (id, pair) = (entry.id, entry.pair);
+        let ended = count(mem::take(&mut entry.waiting));
+        let (id, pair, carried) = (entry.id, entry.pair, entry.carried);
         if self.by_key.get(&entry.request.key) == Some(&slot) {
             self.by_key.remove(&entry.request.key);
         }
         self.wheel.clear(slot);
         let Some(pair) = pair else {
-            self.report(slot, code, [Totals::default(); 2]);
+            self.report(slot, code, carried);
             return true;
         };
         for flow in pair.into_iter().filter_map(|flow| self.writer.flow(flow)) {
@@ -239,102 +237,108 @@ impl Sessions {
             }
             return Settled::Waits;
         }
-        let in_table = match self.entry(slot).and_then(|entry| entry.pair) {
+        match self.entry(slot).and_then(|entry| entry.pair) {
             Some(pair) => self.put_in_place(slot, pair),
             None => self.put_in(slot),
-        };
-        if in_table { Settled::In } else { Settled::Full }
+        }
     }
 
-    /// Both flows of a new session.
-    fn put_in(&mut self, slot: u32) -> bool {
+    /// Both flows of a session that is not in the table.
+    fn put_in(&mut self, slot: u32) -> Settled {
         let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
-            return false;
+            return Settled::Superseded;
         };
         let presence = [entry.wanted[0].is_some(), entry.wanted[1].is_some()];
-        let [original, reply] = entry.wanted.clone();
-        let (Some(original), Some(reply)) = both(original, reply) else {
-            return false;
+        let Some((original, reply)) = both(entry.wanted.clone()) else {
+            return Settled::Full;
         };
         let state = first_state(entry.request.vouched);
-        let waits = presence.map(|present| present && state == FlowState::Pending);
-        let count = waits.into_iter().map(u32::from).sum();
+        let waiting = presence.map(|present| present && state == FlowState::Pending);
         // Before the flows can be seen: a worker that looks too early looks in vain.
-        self.signals.waiting.fetch_add(count, Ordering::Relaxed);
-        let specs = (original, reply);
-        let mut put = self
-            .writer
-            .insert_pair(specs.0.clone(), specs.1.clone(), presence, state);
-        if put.is_err() && self.writer.reclaim() > 0 {
-            put = self.writer.insert_pair(specs.0, specs.1, presence, state);
+        let waits = count(waiting);
+        self.signals.waiting.fetch_add(waits, Ordering::Relaxed);
+        match self.writer.insert_pair(original, reply, presence, state) {
+            Ok((original, reply)) => {
+                entry.pair = Some([original, reply]);
+                entry.wanted = [None, None];
+                entry.changed = [false; 2];
+                entry.waiting = waiting;
+                entry.phase = SessionPhase::Live;
+                entry.touched = self.now;
+                self.arm(slot);
+                Settled::In
+            }
+            Err(error) => {
+                self.signals.waiting.fetch_sub(waits, Ordering::Relaxed);
+                match error {
+                    InsertError::Reclaiming => Settled::Waits,
+                    _ => Settled::Full,
+                }
+            }
         }
-        let Ok((original, reply)) = put else {
-            self.signals.waiting.fetch_sub(count, Ordering::Relaxed);
-            return false;
-        };
-        entry.pair = Some([original, reply]);
-        entry.wanted = [None, None];
-        entry.waiting = waits;
-        entry.phase = SessionPhase::Live;
-        entry.touched = self.now;
-        self.arm(slot);
-        true
     }
 
-    /// The changed flows of a session that is in the table already.
-    fn put_in_place(&mut self, slot: u32, mut pair: [FlowId; 2]) -> bool {
+    /// The changed flows of a session whose changed flows are active.
+    fn put_in_place(&mut self, slot: u32, mut pair: [FlowId; 2]) -> Settled {
         let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
-            return false;
+            return Settled::Superseded;
         };
-        let state = first_state(entry.request.vouched);
+        let proof = !entry.request.vouched;
         for (place, flow) in pair.iter_mut().enumerate() {
-            let Some(spec) = entry.wanted[place].clone() else {
+            let changed = mem::take(&mut entry.changed[place]);
+            let Some(spec) = entry.wanted[place].clone().filter(|_| changed) else {
                 continue;
             };
-            let counted = self.writer.flow(*flow).map(|flow| flow.counters());
-            let waits = state == FlowState::Pending && !entry.waiting[place];
-            let count = u32::from(waits);
-            self.signals.waiting.fetch_add(count, Ordering::Relaxed);
+            if proof && !entry.waiting[place] {
+                entry.waiting[place] = true;
+                self.signals.waiting.fetch_add(1, Ordering::Relaxed);
+            }
+            // The new flow inherits the state. Nothing of it may be forwarded unproved.
+            if proof && let Some(old) = self.writer.flow(*flow) {
+                old.transition(FlowState::Active, FlowState::Pending);
+            }
             let Ok(fresh) = self.writer.replace(*flow, spec) else {
-                self.signals.waiting.fetch_sub(count, Ordering::Relaxed);
-                entry.pair = Some(pair);
-                return false;
+                return Settled::Waits;
             };
-            if let Some(counted) = counted {
-                entry.carried[place].add(&counted);
-            }
-            if state == FlowState::Active
-                && let Some(flow) = self.writer.flow(fresh)
-            {
-                let spec = flow.spec();
-                if let (Some(dst), Some(src)) = (spec.dst_mac, spec.src_mac) {
-                    flow.learn_macs(dst, src);
-                }
-                flow.transition(FlowState::Pending, FlowState::Active);
-            }
             *flow = fresh;
-            entry.waiting[place] |= waits;
-            entry.wanted[place] = None;
+            if let Some(known) = &mut entry.pair {
+                known[place] = fresh;
+            }
+            // A worker may have proved the old flow once more in between.
+            if proof && let Some(flow) = self.writer.flow(fresh) {
+                flow.transition(FlowState::Active, FlowState::Pending);
+            }
         }
-        entry.pair = Some(pair);
-        entry.phase = SessionPhase::Live;
+        entry.wanted = [None, None];
         entry.touched = self.now;
-        true
+        Settled::In
     }
 
     /// Every worker has looked at these sessions since their flows were set to closing.
     fn after_grace(&mut self, sessions: &[SessionId]) {
+        // What replaced flows counted last is with their heirs now.
+        self.writer.reclaim();
         for id in sessions {
             let Some(&slot) = self.by_id.get(id) else {
                 continue;
             };
             match self.entry(slot).map(|entry| entry.phase) {
-                Some(SessionPhase::Closing(code)) => self.remove(slot, code),
-                Some(SessionPhase::Replacing) => self.entering.push_back(*id),
+                Some(SessionPhase::Closing(code)) => {
+                    self.take_out(slot);
+                    let totals = self.entry(slot).map(|entry| entry.carried);
+                    self.report(slot, code, totals.unwrap_or_default());
+                }
+                Some(SessionPhase::Replacing) => {
+                    self.take_out(slot);
+                    self.entering.push_back(*id);
+                }
                 _ => {}
             }
         }
-        self.writer.reclaim();
+    }
+
+    /// Tries again to put in what waits for a place.
+    fn retry(&mut self) {
         for _ in 0..self.entering.len() {
             let Some(id) = self.entering.pop_front() else {
                 return;
@@ -354,21 +358,20 @@ impl Sessions {
         }
     }
 
-    fn remove(&mut self, slot: u32, code: CloseCode) {
-        let Some(entry) = self.entries[slot as usize].as_deref() else {
+    /// Takes a session's flows out of the table and keeps what they counted.
+    fn take_out(&mut self, slot: u32) {
+        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
             return;
         };
-        let Some([original, reply]) = entry.pair else {
+        let Some([original, reply]) = entry.pair.take() else {
             return;
         };
-        let mut totals = entry.carried;
-        for (total, flow) in totals.iter_mut().zip([original, reply]) {
+        for (total, flow) in entry.carried.iter_mut().zip([original, reply]) {
             if let Some(flow) = self.writer.flow(flow) {
                 total.add(&flow.counters());
             }
         }
         self.writer.remove_pair(original, reply);
-        self.report(slot, code, totals);
     }
 
     /// Takes the entry out of the book and queues what is to be told of it.
@@ -396,9 +399,9 @@ impl Sessions {
             return;
         };
         // An event of a worker that got lost is made good here.
-        let states = entry.pair.map(|pair| {
-            pair.map(|flow| self.writer.flow(flow).map(|flow| flow.state()))
-        });
+        let states = entry
+            .pair
+            .map(|pair| pair.map(|flow| self.writer.flow(flow).map(|flow| flow.state())));
         let hard = entry.request.hard_timeout;
         let too_old = hard.is_some_and(|hard| self.now >= entry.born + hard);
         let idle = self.idle(entry) >= entry.request.idle_timeout;
@@ -421,7 +424,7 @@ impl Sessions {
         let Some(entry) = self.entry(slot) else {
             return;
         };
-        if entry.phase == SessionPhase::Entering {
+        if !matches!(entry.phase, SessionPhase::Live | SessionPhase::Replacing) {
             return;
         }
         let left = entry.request.idle_timeout.saturating_sub(self.idle(entry));
@@ -432,15 +435,11 @@ impl Sessions {
         self.wheel.set(slot, deadline);
     }
 
-    fn allot(&mut self, request: SessionRequest, wanted: [Option<FlowSpec>; 2]) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None if self.entries.len() < self.entries_max as usize => {
-                self.entries.push(None);
-                (self.entries.len() - 1) as u32
-            }
-            None => return None,
-        };
+    fn allot(&mut self, request: SessionRequest, wanted: [Option<FlowSpec>; 2]) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            (self.entries.len() - 1) as u32
+        });
         let id = SessionId(self.next_id);
         self.next_id += 1;
         self.by_key.insert(request.key.clone(), slot);
@@ -453,6 +452,7 @@ impl Sessions {
             asked,
             pair: None,
             wanted,
+            changed: [false; 2],
             waiting: [false; 2],
             carried: [Totals::default(); 2],
             born: self.now,
@@ -460,7 +460,7 @@ impl Sessions {
             transit: None,
             drain_bounds: 0,
         }));
-        Some(slot)
+        slot
     }
 
     fn forget(&mut self, slot: u32) -> Option<Box<Entry>> {
@@ -485,11 +485,8 @@ impl Sessions {
     }
 }
 
-/// The flows of an entry that are to change.
-fn changing(entry: &Entry) -> impl Iterator<Item = (usize, FlowId)> {
-    let pair = entry.pair;
-    let wanted = [entry.wanted[0].is_some(), entry.wanted[1].is_some()];
-    (0..2).filter_map(move |place| Some((place, pair.filter(|_| wanted[place])?[place])))
+fn count(waiting: [bool; 2]) -> u32 {
+    waiting.into_iter().map(u32::from).sum()
 }
 
 fn first_state(vouched: bool) -> FlowState {
@@ -501,13 +498,10 @@ fn first_state(vouched: bool) -> FlowState {
 }
 
 /// An absent direction takes its place with the other's data; it is in no index.
-fn both(
-    original: Option<FlowSpec>,
-    reply: Option<FlowSpec>,
-) -> (Option<FlowSpec>, Option<FlowSpec>) {
-    match (original, reply) {
-        (Some(original), None) => (Some(original.clone()), Some(original)),
-        (None, Some(reply)) => (Some(reply.clone()), Some(reply)),
-        pair => pair,
+fn both(flows: [Option<FlowSpec>; 2]) -> Option<(FlowSpec, FlowSpec)> {
+    match flows {
+        [Some(original), Some(reply)] => Some((original, reply)),
+        [Some(only), None] | [None, Some(only)] => Some((only.clone(), only)),
+        [None, None] => None,
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Entry, FlowCounters, SessionPhase, Sessions, Totals};
+use super::{Entry, SessionPhase, Sessions, Totals};
 use crate::flow::request::SessionRequest;
-use crate::flow::{FlowState, SessionId};
+use crate::flow::{FlowCounters, FlowState, SessionId};
 use crate::packet::MacAddr;
 
 /// How far a worker's reading of the clock may be ahead of the book's.
