@@ -96,7 +96,8 @@ fn story(seed: u64) -> (u64, u64) {
     let mut world = World::new(limits);
     let tcp = dice.per_mille(500);
     world.guest.act = guest_of(&mut dice, tcp);
-    world.guest.transit = Duration::from_micros(50 + dice.below(1 << (8 + dice.below(8))));
+    let bits = 8 + dice.below(8);
+    world.guest.transit = Duration::from_micros(50 + dice.below(1 << bits));
     let gap = 1 + dice.below(2 * world.guest.transit.as_micros() as u64);
     let prompt = dice.per_mille(100);
     if prompt {
