@@ -9,20 +9,33 @@
 
 mod buckets;
 mod epoch;
+pub mod hand_over;
 pub mod hash;
 #[cfg(all(test, shunt_loom))]
 mod model;
 pub mod moment;
 mod prefetch;
 pub mod queue;
+pub mod request;
+pub mod sessions;
 mod slab;
 pub mod spec;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod wheel;
+#[cfg(test)]
+mod world;
 
+pub use hand_over::{
+    FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+};
 pub use hash::HashSeed;
 pub use moment::Moment;
+pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
+pub use sessions::{
+    ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
+};
 pub use slab::{Flow, FlowCounters};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
 pub use table::{
