@@ -18,7 +18,6 @@
 mod burst;
 mod chain;
 mod fault;
-mod header;
 mod layout;
 mod memory;
 mod notify;

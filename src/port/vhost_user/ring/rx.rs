@@ -13,9 +13,10 @@ use std::sync::Arc;
 use super::burst::Core;
 use super::chain::Direction;
 use super::fault::RingFault;
-use super::header::{self as vnet_hdr, Sender};
+
 use super::layout::{HEADER_MAX, RingConfig};
 use super::raw::GuestMap;
+use crate::packet::vnet_hdr::{self, Sender};
 use crate::packet::{Burst, FRAME_MAX};
 use crate::port::Armed;
 

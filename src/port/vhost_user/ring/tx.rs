@@ -14,10 +14,9 @@ use std::sync::Arc;
 use super::burst::Core;
 use super::chain::Direction;
 use super::fault::RingFault;
-use super::header as vnet_hdr;
 use super::layout::{HEADER_MAX, HEADER_SHORT, RingConfig};
 use super::raw::GuestMap;
-use crate::packet::TxFrame;
+use crate::packet::{TxFrame, vnet_hdr};
 
 /// Mergeable buffers one frame may use: the largest frame in buffers of 257 bytes.
 const BUFFERS_MAX: usize = 256;
