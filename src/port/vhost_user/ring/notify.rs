@@ -1,7 +1,7 @@
 //! Who must wake whom: the notification decisions of a ring.
 //!
 //! *Promises*: no wake-up is lost in either direction, with EVENT_IDX and with flags
-//! (`tests::loom` checks this file against every interleaving): after
+//! (`loom_tests` checks this file against every interleaving): after
 //! [`Notify::arm`] answered that nothing waits, the driver's next publication
 //! kicks; after [`Notify::needs_call`] answered no, the driver either saw the
 //! buffers or asked not to be told.
@@ -115,6 +115,96 @@ impl Notify {
             decided.is_none_or(|old| passed(event, used_idx, old))
         } else {
             shared.avail_flags() & AVAIL_NO_INTERRUPT == 0
+        }
+    }
+}
+
+/// `RUSTFLAGS='--cfg shunt_loom' cargo test --release loom_tests`.
+#[cfg(all(test, shunt_loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU16, Ordering, fence};
+
+    use super::{AVAIL_NO_INTERRUPT, Notify, Shared, USED_NO_NOTIFY, passed};
+
+    #[derive(Default)]
+    struct Words {
+        avail_idx: AtomicU16,
+        avail_flags: AtomicU16,
+        used_event: AtomicU16,
+        used_idx: AtomicU16,
+        used_flags: AtomicU16,
+        avail_event: AtomicU16,
+    }
+
+    impl Shared for Words {
+        fn avail_idx(&self) -> u16 {
+            self.avail_idx.load(Ordering::Acquire)
+        }
+        fn avail_flags(&self) -> u16 {
+            self.avail_flags.load(Ordering::Relaxed)
+        }
+        fn used_event(&self) -> u16 {
+            self.used_event.load(Ordering::Relaxed)
+        }
+        fn set_used_flags(&self, flags: u16) {
+            self.used_flags.store(flags, Ordering::Relaxed);
+        }
+        fn set_avail_event(&self, index: u16) {
+            self.avail_event.store(index, Ordering::Relaxed);
+        }
+    }
+
+    /// The driver publishes one buffer and says whether it kicks (virtio 1.2, 2.7.13.4.1).
+    fn publish(words: &Words, event_idx: bool) -> bool {
+        words.avail_idx.store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if event_idx {
+            passed(words.avail_event.load(Ordering::Relaxed), 1, 0)
+        } else {
+            words.used_flags.load(Ordering::Relaxed) & USED_NO_NOTIFY == 0
+        }
+    }
+
+    #[test]
+    fn a_frame_published_while_the_ring_arms_is_seen_or_kicked_for() {
+        for event_idx in [true, false] {
+            loom::model(move || {
+                let words = Arc::new(Words::default());
+                let mut notify = Notify::new(event_idx);
+                notify.disarm(&*words, 0);
+                let driver = words.clone();
+                let driver = loom::thread::spawn(move || publish(&driver, event_idx));
+                let seen = notify.arm(&*words, 0);
+                let kicked = driver.join().unwrap();
+                assert!(seen || kicked, "lost wake-up, event_idx {event_idx}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_buffer_given_back_while_the_driver_arms_is_seen_or_called_for() {
+        for event_idx in [true, false] {
+            loom::model(move || {
+                let words = Arc::new(Words::default());
+                words.used_event.store(u16::MAX, Ordering::Relaxed);
+                words
+                    .avail_flags
+                    .store(AVAIL_NO_INTERRUPT, Ordering::Relaxed);
+                let mut notify = Notify::new(event_idx);
+                notify.needs_call(&*words, 0);
+                let driver = words.clone();
+                let driver = loom::thread::spawn(move || {
+                    driver.used_event.store(0, Ordering::Relaxed);
+                    driver.avail_flags.store(0, Ordering::Relaxed);
+                    fence(Ordering::SeqCst);
+                    driver.used_idx.load(Ordering::Acquire) == 1
+                });
+                words.used_idx.store(1, Ordering::Release);
+                let called = notify.needs_call(&*words, 1);
+                let seen = driver.join().unwrap();
+                assert!(seen || called, "lost call, event_idx {event_idx}");
+            });
         }
     }
 }

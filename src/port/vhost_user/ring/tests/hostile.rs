@@ -107,7 +107,8 @@ fn tx_stops(
             .collect();
         assert_eq!(driver.used(), back);
         assert_eq!(ring.push(&[tx(&data)]), Default::default());
-        let mut allowed = vec![driver.used_range()];
+        // The mapped part of a broken buffer may have been written before its end was met.
+        let mut allowed = vec![driver.used_range(), GAP - 50..GAP];
         for (addr, len) in offers.iter().flat_map(|offer| &offer.1) {
             allowed.push(*addr..addr + u64::from(*len));
         }

@@ -1,6 +1,6 @@
 //! What a correct driver may do, in every layout.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -357,9 +357,11 @@ fn a_stopped_ring_resumes_where_it_was_and_in_new_memory() {
     }
 }
 
-#[derive(Default)]
 #[expect(clippy::disallowed_types, reason = "a test's log, on no packet path")]
-struct Log(Mutex<Vec<(u64, u64)>>);
+type Marks = std::sync::Mutex<Vec<(u64, u64)>>;
+
+#[derive(Default)]
+struct Log(Marks);
 
 impl DirtyLog for Log {
     fn mark(&self, guest_addr: u64, len: u64) {
