@@ -1,0 +1,3 @@
+//! vhost-user: the rings of a guest.
+
+pub mod ring;
