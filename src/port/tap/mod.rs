@@ -48,6 +48,12 @@ pub const MTU_MAX: u16 = 65_521;
 /// Bytes of the virtio-net header before each frame (virtio 1.2 section 5.1.6).
 const VNET_HEADER: usize = vnet_hdr::LEN;
 
+/// Whether the kernel would make an interface of this name: 1 to 15 printable ASCII
+/// characters other than `/`, `:` and `%`.
+pub fn is_valid_name(name: &str) -> bool {
+    sys::IfName::new(name).is_some()
+}
+
 /// Which tap to open and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TapConfig {

@@ -14,8 +14,7 @@ use super::link::{self, Link};
 use super::port::TapPort;
 use super::sys::{self, IfName};
 use super::{
-    MTU_MAX, Opened, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError,
-    VNET_HEADER,
+    MTU_MAX, Opened, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError, VNET_HEADER,
 };
 use crate::packet::PeerOffloads;
 
