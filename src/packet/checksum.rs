@@ -30,26 +30,25 @@ pub const fn add(a: u16, b: u16) -> u16 {
 
 /// The sum of `data` as big-endian 16-bit words, a last odd byte padded with zero.
 ///
-/// Works on eight bytes at a time in the machine's byte order, which only swaps the
+/// Works on sixteen bytes at a time in the machine's byte order, which only swaps the
 /// bytes of the result (RFC 1071 section 2 (B)).
 pub fn sum(data: &[u8]) -> u16 {
     // Halves of 32 bits in 64-bit lanes: 2^32 additions would have to pass before one
     // overflows.
     let mut lanes = [0u64; 4];
-    let (chunks, rest) = data.as_chunks::<16>();
+    let chunks = data.chunks_exact(16);
+    let rest = chunks.remainder();
     for chunk in chunks {
-        let (words, _) = chunk.as_chunks::<4>();
-        for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
+        for (lane, word) in lanes.iter_mut().zip(chunk.chunks_exact(4)) {
+            *lane += word
+                .first_chunk()
+                .map_or(0, |word| u64::from(u32::from_ne_bytes(*word)));
         }
     }
     let mut total: u64 = lanes.iter().sum();
-    let (pairs, odd) = rest.as_chunks::<2>();
-    for pair in pairs {
-        total += u64::from(u16::from_ne_bytes(*pair));
-    }
-    if let [last] = odd {
-        total += u64::from(u16::from_ne_bytes([*last, 0]));
+    for pair in rest.chunks(2) {
+        let pair = [pair[0], pair.get(1).copied().unwrap_or(0)];
+        total += u64::from(u16::from_ne_bytes(pair));
     }
     u16::from_be(fold(total))
 }

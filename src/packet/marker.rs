@@ -69,16 +69,14 @@ impl Marker {
 fn hash(data: &[u8]) -> u32 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |state: u64, word: u64| (state ^ word).wrapping_mul(FACTOR).rotate_left(29);
-    let (words, rest) = data.as_chunks::<8>();
     let mut state = data.len() as u64;
-    for word in words {
-        state = mix(state, u64::from_le_bytes(*word));
+    for chunk in data.chunks(8) {
+        let mut word = [0; 8];
+        for (to, from) in word.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        state = mix(state, u64::from_le_bytes(word));
     }
-    let mut last = [0; 8];
-    for (to, from) in last.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    state = mix(state, u64::from_le_bytes(last));
     (state ^ (state >> 32)) as u32
 }
 

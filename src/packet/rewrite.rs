@@ -168,9 +168,9 @@ impl Rewrite {
         };
         let (old_ports, ports) = (wire_ports(&old), wire_ports(&new));
         let ip_delta = checksum::difference(&old_addresses, &addresses);
-        // ICMP over IPv4 has no pseudo-header.
+        // ICMP over IPv4 has no pseudo-header: a partial checksum's field is left alone.
         let partial_delta = if new.protocol == protocol::ICMP {
-            checksum::difference(&[], &[])
+            0
         } else {
             ip_delta
         };
