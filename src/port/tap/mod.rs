@@ -25,9 +25,8 @@ use libc::c_uint;
 
 use super::netns::NetnsError;
 use super::{Device, DeviceStatus, Port, QueueStatus};
-use crate::packet::PeerOffloads;
+use crate::packet::{PeerOffloads, vnet_hdr};
 
-mod hdr;
 mod link;
 mod open;
 mod port;
@@ -37,6 +36,9 @@ mod tests;
 
 pub use open::open;
 
+/// An open tap: its control, and a port for each queue, in order.
+pub type Opened = (Arc<dyn Device>, Vec<Box<dyn Port>>);
+
 /// The most queues a tap has (the kernel's `MAX_TAP_QUEUES`).
 pub const QUEUES_MAX: u16 = 256;
 
@@ -44,7 +46,13 @@ pub const QUEUES_MAX: u16 = 256;
 pub const MTU_MAX: u16 = 65_521;
 
 /// Bytes of the virtio-net header before each frame (virtio 1.2 section 5.1.6).
-const VNET_HEADER: usize = 12;
+const VNET_HEADER: usize = vnet_hdr::LEN;
+
+/// Whether the kernel would make an interface of this name: 1 to 15 printable ASCII
+/// characters other than `/`, `:` and `%`.
+pub fn is_valid_name(name: &str) -> bool {
+    sys::IfName::new(name).is_some()
+}
 
 /// Which tap to open and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -353,8 +361,8 @@ fn offload_bits(offloads: PeerOffloads) -> c_uint {
         (offloads.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6),
     ]
     .into_iter()
-    .filter_map(|(on, bits)| on.then_some(bits))
-    .fold(0, |all, bits| all | bits)
+    .filter(|(on, _)| *on)
+    .fold(0, |all, (_, bits)| all | bits)
 }
 
 fn feature_names(offloads: PeerOffloads) -> Vec<String> {
@@ -366,6 +374,7 @@ fn feature_names(offloads: PeerOffloads) -> Vec<String> {
         (offloads.uso, "uso"),
     ]
     .into_iter()
-    .filter_map(|(on, name)| on.then(|| name.to_owned()))
+    .filter(|(on, _)| *on)
+    .map(|(_, name)| name.to_owned())
     .collect()
 }

@@ -14,7 +14,7 @@ use super::link::{self, Link};
 use super::port::TapPort;
 use super::sys::{self, IfName};
 use super::{
-    Device, MTU_MAX, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError, VNET_HEADER,
+    MTU_MAX, Opened, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError, VNET_HEADER,
 };
 use crate::packet::PeerOffloads;
 
@@ -23,12 +23,12 @@ use crate::packet::PeerOffloads;
 ///
 /// A device that is created here is set up, has the MTU of `config`, and ends with its
 /// ports. An existing one keeps its state and MTU. Nothing is left undone in frames until
-/// [`Device::set_far_side`] says what the other side takes. The calling thread stays in
+/// [`Device::set_far_side`](super::super::Device::set_far_side) says what the other side takes. The calling thread stays in
 /// its network namespace.
 ///
 /// # Errors
 /// See [`TapError`]; each says what to do.
-pub fn open(config: &TapConfig) -> Result<(Arc<dyn Device>, Vec<Box<dyn Port>>), TapError> {
+pub fn open(config: &TapConfig) -> Result<Opened, TapError> {
     let plan = Plan::new(config)?;
     let (shared, queues) = match &config.netns {
         None => plan.open(),

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::{Armed, Poller, Port, TxReport};
-use super::{Queue, Shared, State, VNET_HEADER, hdr};
+use super::{Queue, Shared, State, VNET_HEADER};
+use crate::packet::vnet_hdr::{self, Sender};
 use crate::packet::{Burst, FRAME_MAX, PeerOffloads, TxFrame};
 
 /// A queue pair of a tap.
@@ -109,23 +110,27 @@ impl TapPort {
             Err(error) => return Some(Outcome::of(&error)),
         };
         // A read that fills the space may have been cut: the kernel does not say.
-        let whole = space.get(..len).filter(|_| len < FRAME_MAX);
-        match whole.and_then(|frame| hdr::decode(&header, frame)) {
-            Some(offload) => {
+        if len >= FRAME_MAX {
+            return Some(Outcome::Frame);
+        }
+        match vnet_hdr::decode(&header, len, Sender::Host) {
+            Ok(offload) => {
                 burst.commit(len, offload);
                 tally.frames += 1;
                 tally.bytes += len as u64;
                 Some(Outcome::Done)
             }
-            None => Some(Outcome::Frame),
+            Err(_) => Some(Outcome::Frame),
         }
     }
 
     fn write_one(&self, frame: &TxFrame<'_>) -> Outcome {
-        let header = hdr::encode(frame.data, &frame.offload);
+        let header = vnet_hdr::encode(&frame.offload, frame.data);
         let parts = [IoSlice::new(&header), IoSlice::new(frame.data)];
         match (&self.queue.file).write_vectored(&parts) {
-            Ok(_) => Outcome::Done,
+            // The driver takes a frame whole or not at all.
+            Ok(written) if written == VNET_HEADER + frame.data.len() => Outcome::Done,
+            Ok(_) => Outcome::Frame,
             Err(error) => Outcome::of(&error),
         }
     }

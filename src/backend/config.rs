@@ -1,0 +1,235 @@
+//! The configuration of `shunt backend --config FILE`.
+//!
+//! *Promises*: a [`Config`] has been checked whole: numbers within their limits, names and
+//! sockets used once. An error says the line, what is wrong there and what to do.
+//! *Refuses*: unknown keys, so that a misspelt one does not silently keep its default.
+//! *Caller's duty*: [`Config::check_memory`] before the tables are made. Whether a tap or a
+//! socket's directory exists shows when it is opened.
+//! *Standard*: TOML 1.0. Every key is described in `docs/config.md`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::packet::MacAddr;
+
+mod check;
+mod error;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use error::{ConfigError, Place, Problem};
+
+/// Everything in the file.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// The process.
+    #[serde(default)]
+    pub backend: BackendConfig,
+    /// How packets are kept in order while a session moves to the fast path.
+    #[serde(default)]
+    pub hand_over: HandOverConfig,
+    /// The elements served, at least one.
+    #[serde(default, rename = "element")]
+    pub elements: Vec<ElementConfig>,
+}
+
+/// `[backend]`: the process.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BackendConfig {
+    /// The socket that the command line and the controller dial.
+    #[serde(deserialize_with = "values::socket")]
+    pub control: PathBuf,
+    /// Worker threads, 1 to 64.
+    #[serde(deserialize_with = "values::within::<_, u16, 1, 64>")]
+    pub workers: u16,
+}
+
+impl Default for BackendConfig {
+    fn default() -> Self {
+        Self {
+            control: PathBuf::from("/run/shunt/backend.sock"),
+            workers: 1,
+        }
+    }
+}
+
+/// `[hand-over]`: the bounds, per element, of the ordered hand-over's parking
+/// (`docs/architecture.md`, hand-over). At the first that is reached the parked frames go to
+/// the guest, in order, and the flow tries again later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HandOverConfig {
+    /// Parked frames, 1 to 65,536.
+    #[serde(deserialize_with = "values::within::<_, u32, 1, 65_536>")]
+    pub park_frames: u32,
+    /// Bytes of parked frames, 65,597 (one of the largest) to 1 GiB.
+    #[serde(
+        deserialize_with = "values::within::<_, u32, { crate::packet::FRAME_MAX as u64 }, 1_073_741_824>"
+    )]
+    pub park_bytes: u32,
+    /// Milliseconds the oldest frame is parked, 1 to 1,000.
+    #[serde(deserialize_with = "values::within::<_, u32, 1, 1_000>")]
+    pub park_time_ms: u32,
+    /// Move the flow at the bound anyway, at the price of order (counted).
+    pub forced: bool,
+}
+
+impl Default for HandOverConfig {
+    fn default() -> Self {
+        Self {
+            park_frames: 1_024,
+            park_bytes: 4 * 1_024 * 1_024,
+            park_time_ms: 20,
+            forced: false,
+        }
+    }
+}
+
+/// `[[element]]`: a VM and its vNICs.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ElementConfig {
+    /// Its name, unique in the file.
+    #[serde(deserialize_with = "values::name")]
+    pub name: String,
+    /// Quota of its table in sessions, 1 to 4,194,304.
+    #[serde(
+        default = "default_sessions",
+        deserialize_with = "values::within::<_, u32, 1, 4_194_304>"
+    )]
+    pub sessions: u32,
+    /// Its vNICs, 1 to [`VNICS_MAX`].
+    #[serde(default, rename = "vnic")]
+    pub vnics: Vec<VnicConfig>,
+}
+
+/// The most vNICs of an element.
+pub const VNICS_MAX: usize = 256;
+
+/// `[[element.vnic]]`: a vhost-user-net device of an element and its uplink.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VnicConfig {
+    /// Its name, unique in the element.
+    #[serde(deserialize_with = "values::name")]
+    pub name: String,
+    /// The vhost-user socket.
+    #[serde(deserialize_with = "values::socket")]
+    pub socket: PathBuf,
+    /// Who listens on it.
+    #[serde(default)]
+    pub mode: SocketMode,
+    /// Queue pairs offered, 1 to 8.
+    #[serde(
+        default = "default_queue_pairs",
+        deserialize_with = "values::within::<_, u16, 1, 8>"
+    )]
+    pub queue_pairs: u16,
+    /// The address the VMM gives the vNIC, unique in the element.
+    #[serde(deserialize_with = "values::mac")]
+    pub mac: MacAddr,
+    /// L3 MTU in bytes, 68 to 65,535 (with a tap as uplink 65,521).
+    #[serde(
+        default = "default_mtu",
+        deserialize_with = "values::within::<_, u16, 68, 65_535>"
+    )]
+    pub mtu: u16,
+    /// Its host side.
+    pub uplink: UplinkConfig,
+}
+
+impl VnicConfig {
+    /// Queue pairs of the uplink: the vNIC's, unless a tap was given its own number.
+    pub fn uplink_queue_pairs(&self) -> u16 {
+        match &self.uplink {
+            UplinkConfig::Tap {
+                queues: Some(queues),
+                ..
+            } => *queues,
+            UplinkConfig::Tap { queues: None, .. } | UplinkConfig::VhostUser { .. } => {
+                self.queue_pairs
+            }
+        }
+    }
+}
+
+/// Who listens on a vhost-user socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketMode {
+    /// Shunt listens, the VMM connects.
+    #[default]
+    Server,
+    /// The VMM listens, Shunt connects (and again, after a break).
+    Client,
+}
+
+/// `[element.vnic.uplink]`: the host side of a vNIC.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "values::RawUplink")]
+pub enum UplinkConfig {
+    /// The host's own network stack.
+    Tap {
+        /// Interface name, 1 to 15 bytes.
+        name: String,
+        /// Network namespace by its name under `/run/netns`.
+        netns: Option<String>,
+        /// Queue pairs, 1 to 8; see [`VnicConfig::uplink_queue_pairs`].
+        queues: Option<u16>,
+    },
+    /// Another VM or a DPDK process as the physical side.
+    VhostUser {
+        /// The vhost-user socket.
+        socket: PathBuf,
+        /// Who listens on it.
+        mode: SocketMode,
+    },
+}
+
+fn default_sessions() -> u32 {
+    4_096
+}
+
+fn default_queue_pairs() -> u16 {
+    1
+}
+
+fn default_mtu() -> u16 {
+    1_500
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], or [`ConfigError::Invalid`] with the file and line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse_at(&text, Some(path))
+    }
+
+    /// Reads and checks a text.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with the line.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::parse_at(text, None)
+    }
+
+    fn parse_at(text: &str, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| ConfigError::from_toml(text, file, &error))?;
+        match check::find_problem(&config) {
+            None => Ok(config),
+            Some((key, problem)) => Err(ConfigError::at_key(text, file, &key, problem)),
+        }
+    }
+}

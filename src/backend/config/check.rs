@@ -1,0 +1,130 @@
+//! What must hold between values: things named or used once.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::error::{Problem, Step};
+use super::{Config, ElementConfig, UplinkConfig, VNICS_MAX, VnicConfig};
+use crate::port::tap;
+
+/// Where a problem is, and what.
+type Found = (Vec<Step>, Problem);
+
+/// The first problem between the values, in the order of the file.
+pub(super) fn find_problem(config: &Config) -> Option<Found> {
+    if config.elements.is_empty() {
+        return Some((Vec::new(), Problem::NoElements));
+    }
+    let mut used = Used::default();
+    used.sockets.insert(
+        config.backend.control.clone(),
+        "the control socket".to_owned(),
+    );
+    config
+        .elements
+        .iter()
+        .enumerate()
+        .find_map(|(index, element)| {
+            let at = vec![Step::Key("element"), Step::Index(index)];
+            used.element(element, &at)
+        })
+}
+
+/// What has been used so far, and by whom.
+#[derive(Default)]
+struct Used<'a> {
+    elements: HashSet<&'a str>,
+    sockets: HashMap<PathBuf, String>,
+    taps: HashMap<(&'a str, Option<&'a str>), String>,
+}
+
+impl<'a> Used<'a> {
+    fn element(&mut self, element: &'a ElementConfig, at: &[Step]) -> Option<Found> {
+        let name = &element.name;
+        if !self.elements.insert(name) {
+            return found(at, "name", Problem::DuplicateElement(name.clone()));
+        }
+        let count = element.vnics.len();
+        if count == 0 {
+            return Some((at.to_vec(), Problem::NoVnics(name.clone())));
+        }
+        if count > VNICS_MAX {
+            let element = name.clone();
+            return Some((at.to_vec(), Problem::TooManyVnics { element, count }));
+        }
+        element.vnics.iter().enumerate().find_map(|(index, vnic)| {
+            let mut at = at.to_vec();
+            at.extend([Step::Key("vnic"), Step::Index(index)]);
+            let earlier = element.vnics.get(..index).unwrap_or_default();
+            within_element(name, vnic, earlier, &at).or_else(|| self.vnic(name, vnic, &at))
+        })
+    }
+
+    fn vnic(&mut self, element: &str, vnic: &'a VnicConfig, at: &[Step]) -> Option<Found> {
+        let owner = format!("vNIC `{}` of element `{element}`", vnic.name);
+        if let Some(problem) = self.socket(&vnic.socket, &owner) {
+            return found(at, "socket", problem);
+        }
+        let mut uplink_at = at.to_vec();
+        uplink_at.push(Step::Key("uplink"));
+        match &vnic.uplink {
+            UplinkConfig::Tap { name, netns, .. } => {
+                if vnic.mtu > tap::MTU_MAX {
+                    return found(at, "mtu", Problem::TapMtu { mtu: vnic.mtu });
+                }
+                let problem = self.tap(name, netns.as_deref(), owner)?;
+                found(&uplink_at, "name", problem)
+            }
+            UplinkConfig::VhostUser { socket, .. } => {
+                let owner = format!("the uplink of {owner}");
+                let problem = self.socket(socket, &owner)?;
+                found(&uplink_at, "socket", problem)
+            }
+        }
+    }
+
+    fn socket(&mut self, path: &Path, owner: &str) -> Option<Problem> {
+        let other = self.sockets.insert(path.to_owned(), owner.to_owned())?;
+        Some(Problem::DuplicateSocket {
+            path: path.to_owned(),
+            other,
+        })
+    }
+
+    fn tap(&mut self, name: &'a str, netns: Option<&'a str>, owner: String) -> Option<Problem> {
+        let other = self.taps.insert((name, netns), owner)?;
+        let tap = match netns {
+            Some(netns) => format!("{name}` in netns `{netns}"),
+            None => name.to_owned(),
+        };
+        Some(Problem::DuplicateTap { tap, other })
+    }
+}
+
+/// What a vNIC may not share with those before it in its element.
+fn within_element(
+    element: &str,
+    vnic: &VnicConfig,
+    earlier: &[VnicConfig],
+    at: &[Step],
+) -> Option<Found> {
+    if earlier.iter().any(|other| other.name == vnic.name) {
+        let problem = Problem::DuplicateVnic {
+            element: element.to_owned(),
+            vnic: vnic.name.clone(),
+        };
+        return found(at, "name", problem);
+    }
+    let other = earlier.iter().find(|other| other.mac == vnic.mac)?;
+    let problem = Problem::DuplicateMac {
+        mac: vnic.mac,
+        other: other.name.clone(),
+    };
+    found(at, "mac", problem)
+}
+
+fn found(at: &[Step], key: &'static str, problem: Problem) -> Option<Found> {
+    let mut at = at.to_vec();
+    at.push(Step::Key(key));
+    Some((at, problem))
+}

@@ -1,0 +1,191 @@
+//! Single values: each is checked where it is read, so that the error has its line.
+
+use std::fmt::Display;
+use std::path::{Component, Path, PathBuf};
+
+use serde::de::{Deserializer, Error};
+use serde::{Deserialize, Serialize};
+
+use super::{SocketMode, UplinkConfig};
+use crate::packet::MacAddr;
+use crate::port::{netns, tap};
+
+/// The longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A number of `MIN` to `MAX`.
+pub(super) fn within<'de, D, T, const MIN: u64, const MAX: u64>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    let value = i64::deserialize(from)?;
+    u64::try_from(value)
+        .ok()
+        .filter(|value| (MIN..=MAX).contains(value))
+        .and_then(|value| T::try_from(value).ok())
+        .ok_or_else(|| D::Error::custom(format!("{value} is out of range: give {MIN} to {MAX}")))
+}
+
+/// A name of an element or vNIC.
+pub(super) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if (1..=32).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(name)
+    } else {
+        Err(D::Error::custom(format!(
+            "`{name}` is no name: give 1 to 32 of the characters a-z, A-Z, 0-9, `_`, `.` and `-`"
+        )))
+    }
+}
+
+/// The address of one vNIC.
+pub(super) fn mac<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
+    let mac = MacAddr::deserialize(from)?;
+    if mac == MacAddr::default() {
+        return Err(D::Error::custom(format!(
+            "{mac} is the zero address: give the one the VMM gives the vNIC"
+        )));
+    }
+    if mac.is_group() {
+        return Err(D::Error::custom(format!(
+            "{mac} is a group address (its first octet is odd): give the one the VMM gives the \
+             vNIC, such as 52:54:00:12:34:56"
+        )));
+    }
+    Ok(mac)
+}
+
+/// The path of a socket, normalised.
+pub(super) fn socket<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    let text = String::deserialize(from)?;
+    socket_path(&text).map_err(D::Error::custom)
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    if !path.is_absolute() {
+        return Err(format!(
+            "`{text}` is a relative path: write it from `/`, such as /run/shunt/NAME.sock"
+        ));
+    }
+    // Without symbolic links in the way this is what makes equal paths look equal.
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                return Err(format!("`{text}` has a `..`: write the path without it"));
+            }
+            Component::CurDir | Component::Prefix(_) => {}
+            Component::RootDir | Component::Normal(_) => normal.push(component),
+        }
+    }
+    let len = normal.as_os_str().len();
+    if len > SOCKET_PATH_MAX {
+        return Err(format!(
+            "a socket path of {len} bytes: the system takes {SOCKET_PATH_MAX}; choose a shorter one"
+        ));
+    }
+    if text.ends_with('/') || text.chars().any(char::is_control) {
+        return Err(format!(
+            "{text:?} names no socket: end with a file name, without control characters"
+        ));
+    }
+    Ok(normal)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum UplinkType {
+    Tap,
+    VhostUser,
+}
+
+impl Display for UplinkType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::VhostUser => "vhost-user",
+        })
+    }
+}
+
+/// An uplink as it is written: the keys of all types, so that each has its line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawUplink {
+    #[serde(rename = "type")]
+    kind: UplinkType,
+    #[serde(default, deserialize_with = "tap_name")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "netns_name")]
+    netns: Option<String>,
+    #[serde(default, deserialize_with = "queues")]
+    queues: Option<u16>,
+    #[serde(default, deserialize_with = "some_socket")]
+    socket: Option<PathBuf>,
+    mode: Option<SocketMode>,
+}
+
+impl TryFrom<RawUplink> for UplinkConfig {
+    type Error = String;
+
+    fn try_from(raw: RawUplink) -> Result<Self, String> {
+        let kind = raw.kind;
+        let missing = |key: &str| format!("an uplink of type {kind} needs the key `{key}`");
+        let foreign = match kind {
+            UplinkType::Tap => [
+                ("socket", raw.socket.is_some()),
+                ("mode", raw.mode.is_some()),
+            ]
+            .to_vec(),
+            UplinkType::VhostUser => [
+                ("name", raw.name.is_some()),
+                ("netns", raw.netns.is_some()),
+                ("queues", raw.queues.is_some()),
+            ]
+            .to_vec(),
+        };
+        if let Some((key, _)) = foreign.into_iter().find(|(_, given)| *given) {
+            return Err(format!(
+                "an uplink of type {kind} has no key `{key}`: remove it or change the type"
+            ));
+        }
+        match kind {
+            UplinkType::Tap => Ok(Self::Tap {
+                name: raw.name.ok_or_else(|| missing("name"))?,
+                netns: raw.netns,
+                queues: raw.queues,
+            }),
+            UplinkType::VhostUser => Ok(Self::VhostUser {
+                socket: raw.socket.ok_or_else(|| missing("socket"))?,
+                mode: raw.mode.unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+fn tap_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(from)?;
+    if tap::is_valid_name(&name) {
+        return Ok(Some(name));
+    }
+    Err(D::Error::custom(tap::TapError::InvalidName(name)))
+}
+
+fn netns_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(from)?;
+    if netns::is_valid_name(&name) {
+        return Ok(Some(name));
+    }
+    Err(D::Error::custom(netns::NetnsError::InvalidName(name)))
+}
+
+fn queues<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
+    within::<_, u16, 1, 8>(from).map(Some)
+}
+
+fn some_socket<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    socket(from).map(Some)
+}
