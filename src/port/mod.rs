@@ -11,6 +11,8 @@
 //! [`Port::peer`] takes (the datapath completes and segments before).
 //! *Standard*: virtio 1.2 sections 2.7 and 5.1.
 
+pub mod vhost_user;
+
 use std::sync::Arc;
 
 use crate::packet::{Burst, PeerOffloads, TxFrame};
