@@ -123,8 +123,10 @@ async fn serve(config: &Config) -> Result<(), BackendError> {
     let shutdown = async {
         let _ended = ending.await;
     };
-    let (outcome, ()) =
-        tokio::join!(ended, crate::api::serve(socket.listener(), backend.clone(), shutdown));
+    let (outcome, ()) = tokio::join!(
+        ended,
+        crate::api::serve(socket.listener(), backend.clone(), shutdown)
+    );
     log::info!("ending");
     outcome
 }

@@ -39,7 +39,7 @@ pub(super) struct ElementInfo {
 pub(super) struct Running {
     pub(super) workers: Vec<Worker>,
     pub(super) keeper: Keeper,
-    pub(super) elements: Vec<ElementInfo>,
+    pub(super) elements: Vec<Arc<ElementInfo>>,
     pub(super) clock: Clock,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
         let (lane, book, info) = open_element(number as u32, element, limits)?;
         lanes[number % workers].push(lane);
         books.push(book);
-        elements.push(info);
+        elements.push(Arc::new(info));
     }
     let threads = |source| BackendError::Threads { source };
     let mut preparation = Preparation::new().map_err(threads)?;
@@ -69,7 +69,12 @@ pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
         .collect::<io::Result<Vec<_>>>()
         .map_err(threads)?;
     let keeper = preparation.start(clock, books).map_err(threads)?;
-    Ok(Running { workers, keeper, elements, clock })
+    Ok(Running {
+        workers,
+        keeper,
+        elements,
+        clock,
+    })
 }
 
 fn limits_of(config: &HandOverConfig) -> HandOverLimits {
@@ -101,13 +106,24 @@ fn open_element(
     let flows = config.sessions * FLOWS_A_SESSION;
     let (writer, mut readers) = flow_table(flows, 1, HashSeed::random());
     let reader = readers.pop().ok_or(BackendError::Reader)?;
-    let shape = config.vnics.iter().map(|vnic| VnicShape { mac: vnic.mac, mtu: vnic.mtu });
-    let shape = ElementShape { vnics: shape.collect() };
+    let shape = config.vnics.iter().map(|vnic| VnicShape {
+        mac: vnic.mac,
+        mtu: vnic.mtu,
+    });
+    let shape = ElementShape {
+        vnics: shape.collect(),
+    };
     let book = Sessions::new(shape, writer, SessionsLimits::default());
     let counters = Arc::new(ElementCounters::default());
     let id = ElementId(number);
-    let lane =
-        Lane::new(id, reader, HandOver::new(limits), vnics, counters.clone(), book.signals());
+    let lane = Lane::new(
+        id,
+        reader,
+        HandOver::new(limits),
+        vnics,
+        counters.clone(),
+        book.signals(),
+    );
     let info = ElementInfo {
         name: config.name.clone(),
         sessions_max: config.sessions,
@@ -143,7 +159,12 @@ fn open_vnic(config: &VnicConfig) -> Result<(Vnic, VnicInfo), DeviceError> {
         uplink_device: uplink.clone(),
         told: PeerOffloads::default(),
     };
-    let info = VnicInfo { name: config.name.clone(), mac: config.mac, guest, uplink };
+    let info = VnicInfo {
+        name: config.name.clone(),
+        mac: config.mac,
+        guest,
+        uplink,
+    };
     Ok((vnic, info))
 }
 
@@ -164,6 +185,7 @@ fn open_socket(config: &VnicConfig, side: vhost_user::Side) -> Result<Opened, De
         mac: (side == vhost_user::Side::Vnic).then_some(config.mac),
         mtu: config.mtu,
         side,
+        permissions: None,
     })?;
     Ok((device, ports))
 }

@@ -236,7 +236,7 @@ impl Pipe {
             bench.reporter.report(
                 self.id,
                 FlowEvent::Closed {
-                    flow: flow.id(),
+                    session: flow.spec().session,
                     code,
                 },
             );

@@ -37,7 +37,7 @@ pub use self::view::{DirectionView, SessionView};
 use super::request::{ElementShape, RequestError, SessionRequest};
 use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
-use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, Moment, SessionId};
+use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, FlowState, Moment, SessionId};
 
 /// What an element's workers read without asking.
 #[derive(Debug, Default)]
@@ -47,6 +47,8 @@ pub struct ElementSignals {
     pub waiting: AtomicU32,
     /// Changes when workers are to look again at the flows they have parked frames of.
     pub revisit: AtomicU32,
+    /// Sessions in the book. While it is 0, frames of the guest are not looked at at all.
+    pub sessions: AtomicU32,
 }
 
 /// What a book of sessions may keep.
@@ -314,6 +316,25 @@ impl Sessions {
             }
             FlowEvent::Closed { code, .. } => {
                 self.close(slot, code);
+            }
+        }
+    }
+
+    /// Reads all flows again, after a worker's reports were lost: what is active counts as
+    /// active, and a session whose flow is closing ends (as `fin`: the report had the code).
+    pub fn reconcile(&mut self, now: Moment) {
+        self.clock(now);
+        for slot in 0..self.entries.len() as u32 {
+            let live = self.entry(slot).filter(|entry| entry.phase == SessionPhase::Live);
+            let Some(pair) = live.and_then(|entry| entry.pair) else { continue };
+            for (direction, id) in pair.into_iter().enumerate() {
+                match self.writer.flow(id).map(|flow| flow.state()) {
+                    Some(FlowState::Active) => self.activated(slot, direction),
+                    Some(FlowState::Closing) => {
+                        self.close(slot, CloseCode::Fin);
+                    }
+                    Some(FlowState::Pending | FlowState::Draining) | None => {}
+                }
             }
         }
     }

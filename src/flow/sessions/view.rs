@@ -53,8 +53,17 @@ impl Totals {
 impl Sessions {
     /// Every session, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = SessionView<'_>> {
-        let entries = self.entries.iter().flatten();
-        entries.map(|entry| self.view(entry))
+        self.iter_from(0).map(|(_, view)| view)
+    }
+
+    /// The sessions at place `start` and later, each with its place. A session keeps its
+    /// place as long as it lives.
+    pub fn iter_from(&self, start: u64) -> impl Iterator<Item = (u64, SessionView<'_>)> {
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let entries = self.entries.iter().enumerate().skip(start);
+        entries.filter_map(|(place, entry)| {
+            entry.as_deref().map(|entry| (place as u64, self.view(entry)))
+        })
     }
 
     /// The session of that client key.

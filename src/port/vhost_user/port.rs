@@ -134,9 +134,10 @@ impl Port for QueuePort {
             bytes,
         } = ring.push(frames);
         self.finish(entered);
-        add(&pair.counters.tx_frames, (consumed - too_large) as u64);
+        let discarded = u64::from(too_large.count_ones());
+        add(&pair.counters.tx_frames, consumed as u64 - discarded);
         add(&pair.counters.tx_bytes, bytes);
-        add(&pair.counters.tx_discarded, too_large as u64);
+        add(&pair.counters.tx_discarded, discarded);
         TxReport {
             consumed,
             too_large,

@@ -16,7 +16,7 @@ use super::chain::Direction;
 use super::fault::RingFault;
 use super::layout::{HEADER_MAX, HEADER_SHORT, RingConfig};
 use super::raw::GuestMap;
-use crate::packet::{TxFrame, vnet_hdr};
+use crate::packet::{Burst, TxFrame, vnet_hdr};
 
 /// Mergeable buffers one frame may use: the largest frame in buffers of 257 bytes.
 const BUFFERS_MAX: usize = 256;
@@ -26,8 +26,8 @@ const BUFFERS_MAX: usize = 256;
 pub struct Pushed {
     /// Frames taken, from the front; the guest has no room for the rest now.
     pub consumed: usize,
-    /// Of those taken, how many no buffer could hold.
-    pub too_large: usize,
+    /// Of those taken, which no buffer could hold: bit n is frame n.
+    pub too_large: u64,
     /// Bytes of the frames delivered, without virtio-net headers.
     pub bytes: u64,
 }
@@ -71,7 +71,7 @@ impl TxRing {
         Ok(Self { core, chosen })
     }
 
-    /// Delivers `frames` in order until one finds no room. Nothing after a fault.
+    /// Delivers at most 64 `frames` in order until one finds no room. Nothing after a fault.
     pub fn push(&mut self, frames: &[TxFrame<'_>]) -> Pushed {
         let mut pushed = Pushed::default();
         let config = self.core.config();
@@ -83,10 +83,10 @@ impl TxRing {
         if frames.is_empty() || self.core.available(want) == 0 {
             return pushed;
         }
-        for frame in frames {
+        for (place, frame) in frames.iter().enumerate().take(Burst::FRAMES_MAX) {
             match self.put(frame) {
                 Ok(Put::Delivered) => pushed.bytes += frame.data.len() as u64,
-                Ok(Put::TooLarge) => pushed.too_large += 1,
+                Ok(Put::TooLarge) => pushed.too_large |= 1 << place,
                 Ok(Put::NoRoom) => break,
                 Err(fault) => {
                     self.core.latch(fault);

@@ -122,7 +122,7 @@ proptest! {
         // A plain model: what must have happened, from the lengths alone.
         let header_len = usize::from(features.header_len);
         let capacity = |o: &(u16, Vec<(u64, u32)>)| o.1.iter().map(|b| b.1 as usize).sum::<usize>();
-        let (mut at, mut consumed, mut too_large, mut bytes) = (0, 0, 0, 0);
+        let (mut at, mut consumed, mut too_large, mut bytes) = (0, 0, 0u64, 0);
         for frame in &list {
             let need = header_len + frame.data.len();
             let mut count = 0;
@@ -133,7 +133,8 @@ proptest! {
             }
             if have < need {
                 if features.mrg_rxbuf || count == 0 { break; }
-                (consumed, too_large) = (consumed + 1, too_large + 1);
+                too_large |= 1u64 << consumed;
+                consumed += 1;
                 continue;
             }
             let mut got = Vec::new();
