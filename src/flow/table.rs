@@ -84,7 +84,8 @@ const fn spare_slots(flows_max: u32) -> u32 {
 /// Heap bytes of a table with this quota, without its readers' 128 bytes each.
 pub fn table_memory_bytes(flows_max: u32) -> u64 {
     let slots = u64::from(flows_max) + u64::from(spare_slots(flows_max));
-    slots * size_of::<Flow>() as u64 + 2 * Buckets::memory_bytes(flows_max)
+    let slot = size_of::<Flow>() + size_of::<u32>();
+    slots * slot as u64 + 2 * Buckets::memory_bytes(flows_max)
 }
 
 /// A table for `flows_max` flows (two a session), with its one writer and `readers_max`
@@ -261,7 +262,7 @@ impl FlowRef<'_> {
     /// Its name.
     #[inline]
     pub fn id(self) -> FlowId {
-        self.flow.id()
+        self.slab.id_of(self.flow)
     }
 }
 
@@ -348,14 +349,14 @@ impl TableWriter {
 
     /// The flow with this ingress key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
-        self.shared.by_key(key, self.shared.hash(key)).map(Flow::id)
+        let flow = self.shared.by_key(key, self.shared.hash(key))?;
+        Some(self.shared.slab.id_of(flow))
     }
 
     /// The flow with this egress key.
     pub fn find_egress(&self, key: &FlowKey) -> Option<FlowId> {
-        self.shared
-            .by_egress_key(key, self.shared.hash(key))
-            .map(Flow::id)
+        let flow = self.shared.by_egress_key(key, self.shared.hash(key))?;
+        Some(self.shared.slab.id_of(flow))
     }
 
     /// The flow of that name, if it is in the table.
@@ -365,7 +366,8 @@ impl TableWriter {
 
     /// The name of the other direction.
     pub fn partner(&self, id: FlowId) -> Option<FlowId> {
-        self.shared.slab.partner(self.flow(id)?).map(Flow::id)
+        let slab = &self.shared.slab;
+        slab.partner(self.flow(id)?).map(|flow| slab.id_of(flow))
     }
 
     /// Puts a flow with the same ingress key into the place of `old`: for a reader one or
