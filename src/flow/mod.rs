@@ -10,7 +10,8 @@
 mod buckets;
 mod epoch;
 pub mod hash;
-#[cfg(all(test, shunt_loom))]
+#[cfg(test)]
+#[cfg(shunt_loom)]
 mod model;
 pub mod moment;
 mod prefetch;
