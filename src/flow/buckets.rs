@@ -15,8 +15,8 @@
 //!
 //! Size: one bucket for 4.8 entries, that is 60 % load and 13.3 bytes an entry; the
 //! number of buckets need not be a power of two, which would cost up to twice that.
-//! Longest probe: at full load 5 to 7 buckets in tables of 128 Ki flows (a test holds
-//! it to 10), 1.1 on average.
+//! Longest probe: at full load 6 or 7 buckets in a table of 128 Ki flows (a test holds
+//! it to 10), 1.03 on average.
 
 use super::prefetch::prefetch;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -137,7 +137,7 @@ impl Buckets {
     /// Where the search for a hash starts: its low half, scaled to the count.
     #[inline(always)]
     pub(super) fn home(&self, hash: u64) -> usize {
-        ((hash & 0xffff_ffff) * self.buckets.len() as u64 >> 32) as usize
+        (((hash & 0xffff_ffff) * self.buckets.len() as u64) >> 32) as usize
     }
 
     #[inline(always)]
@@ -248,7 +248,8 @@ impl Buckets {
     }
 }
 
-#[cfg(all(test, not(shunt_loom)))]
+#[cfg(test)]
+#[cfg(not(shunt_loom))]
 impl Buckets {
     /// Buckets looked at until `slot` is found.
     pub(super) fn probe_length(&self, hash: u64, slot: u32) -> usize {
@@ -258,7 +259,8 @@ impl Buckets {
     }
 }
 
-#[cfg(all(test, not(shunt_loom)))]
+#[cfg(test)]
+#[cfg(not(shunt_loom))]
 mod tests {
     use super::*;
 
@@ -327,9 +329,8 @@ mod tests {
             }
             let lengths = (0..ENTRIES).map(|slot| index.probe_length(hash(slot), slot));
             let (sum, longest) = lengths.fold((0, 0), |(s, m), l| (s + l, m.max(l)));
-            println!("sum {sum} longest {longest}");
             assert!(longest <= 10, "longest probe {longest}");
-            assert!(sum < ENTRIES as usize * 5 / 4, "mean probe above 1.25");
+            assert!(sum < ENTRIES as usize * 21 / 20, "mean probe above 1.05");
         }
     }
 }

@@ -67,7 +67,8 @@ impl Epochs {
     }
 }
 
-#[cfg(all(test, not(shunt_loom)))]
+#[cfg(test)]
+#[cfg(not(shunt_loom))]
 mod tests {
     use super::*;
 

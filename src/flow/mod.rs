@@ -11,7 +11,8 @@ mod buckets;
 mod epoch;
 pub mod hand_over;
 pub mod hash;
-#[cfg(all(test, shunt_loom))]
+#[cfg(test)]
+#[cfg(shunt_loom)]
 mod model;
 pub mod moment;
 mod prefetch;

@@ -12,7 +12,7 @@ use loom::thread;
 
 use super::queue;
 use super::testing::{test_key, test_spec};
-use super::{FlowSpec, FlowState, HashSeed, TableReader, TableWriter, flow_table};
+use super::{FlowId, FlowSpec, FlowState, HashSeed, TableReader, TableWriter, flow_table};
 use crate::packet::FlowKey;
 
 /// Explores `body` with at most three preemptions.
@@ -105,7 +105,16 @@ fn model_who_finds_a_key_sees_the_whole_spec_and_both_links() {
         let (mut writer, mut reader) = table();
         let worker = thread::spawn(move || {
             let pin = reader.pin();
+            // The name that the first flow of a new table gets.
+            let first = FlowId {
+                index: 0,
+                generation: 1,
+            };
+            if let Some(flow) = pin.by_id(first) {
+                assert_eq!(flow.spec().l3_mtu, 1400);
+            }
             if let Some(flow) = pin.lookup(&test_key(0)) {
+                assert_eq!(flow.id(), first);
                 assert_eq!(flow.spec().l3_mtu, 1400);
                 assert_eq!(flow.state(), FlowState::Active);
                 let (dst, src) = flow.macs();

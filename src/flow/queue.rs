@@ -151,7 +151,8 @@ impl<T: Send> Receiver<T> {
     }
 }
 
-#[cfg(all(test, not(shunt_loom)))]
+#[cfg(test)]
+#[cfg(not(shunt_loom))]
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Arc;
