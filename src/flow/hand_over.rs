@@ -13,7 +13,7 @@
 //! A punted packet is *distinct* if its leaving the guest shows that all of the flow's
 //! earlier packets have left: a TCP packet whose sequence end and acknowledgement are
 //! both at or past everything seen of the flow since the request, and one of them past
-//! it; another packet if it differs from the last eight. The first packet seen of a flow
+//! it; another packet if it differs from the last eight different ones. The first packet seen of a flow
 //! is never distinct, because what entered the guest before the request is unknown.
 //!
 //! *Promises*: a flow becomes active only after the guest sent a frame that is exactly
@@ -573,6 +573,3 @@ impl HandOver {
 fn state(pin: &Pin<'_>, id: FlowId) -> Option<FlowState> {
     pin.by_id(id).map(|flow| flow.state())
 }
-
-#[cfg(test)]
-mod tests;
