@@ -35,7 +35,7 @@ struct Sender {
 impl Sender {
     fn marker(&mut self, dice: &mut Dice) -> Marker {
         let back = dice.below(6) as u32;
-        let again = dice.per_mille(100) && self.sent >= self.since + back + 1;
+        let again = dice.per_mille(100) && self.sent > self.since + back;
         let place = if again {
             self.sent - back
         } else {
