@@ -136,7 +136,7 @@ impl Buckets {
 
     /// Where the search for a hash starts: its low half, scaled to the count.
     #[inline(always)]
-    fn home(&self, hash: u64) -> usize {
+    pub(super) fn home(&self, hash: u64) -> usize {
         ((hash & 0xffff_ffff) * self.buckets.len() as u64 >> 32) as usize
     }
 
@@ -249,6 +249,16 @@ impl Buckets {
 }
 
 #[cfg(all(test, not(shunt_loom)))]
+impl Buckets {
+    /// Buckets looked at until `slot` is found.
+    pub(super) fn probe_length(&self, hash: u64, slot: u32) -> usize {
+        let (found, _) = self.locate(hash, slot).expect("present");
+        let count = self.buckets.len();
+        (found + count - self.home(hash)) % count + 1
+    }
+}
+
+#[cfg(all(test, not(shunt_loom)))]
 mod tests {
     use super::*;
 
@@ -257,13 +267,6 @@ mod tests {
         x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
         x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         x ^ x >> 33
-    }
-
-    /// Buckets looked at until `slot` is found.
-    fn probe_length(index: &Buckets, hash: u64, slot: u32) -> usize {
-        let (found, _) = index.locate(hash, slot).expect("present");
-        let count = index.buckets.len();
-        (found + count - index.home(hash)) % count + 1
     }
 
     #[test]
@@ -322,7 +325,7 @@ mod tests {
             for slot in 0..ENTRIES {
                 index.insert(hash(slot), slot);
             }
-            let lengths = (0..ENTRIES).map(|slot| probe_length(&index, hash(slot), slot));
+            let lengths = (0..ENTRIES).map(|slot| index.probe_length(hash(slot), slot));
             let (sum, longest) = lengths.fold((0, 0), |(s, m), l| (s + l, m.max(l)));
             println!("sum {sum} longest {longest}");
             assert!(longest <= 10, "longest probe {longest}");

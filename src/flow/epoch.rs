@@ -35,11 +35,6 @@ impl Epochs {
         }
     }
 
-    /// Heap bytes for so many readers.
-    pub(super) const fn memory_bytes(readers_max: usize) -> usize {
-        readers_max * size_of::<CachePadded<AtomicU64>>()
-    }
-
     /// From here until [`Epochs::unpin`] the reader may look at the table.
     #[inline]
     pub(super) fn pin(&self, reader: usize) {

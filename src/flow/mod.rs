@@ -11,6 +11,8 @@ mod buckets;
 mod epoch;
 pub mod hand_over;
 pub mod hash;
+#[cfg(all(test, shunt_loom))]
+mod model;
 pub mod moment;
 mod prefetch;
 pub mod queue;

@@ -12,28 +12,23 @@
 //! in which it was retired (see `epoch`).
 
 use std::collections::VecDeque;
-use std::mem::{MaybeUninit, offset_of};
+use std::mem::{MaybeUninit, needs_drop, offset_of};
 
 use super::epoch::Epochs;
 use super::prefetch::prefetch;
 use super::spec::{FlowId, FlowSpec, FlowState};
 use crate::packet::MacAddr;
-use crate::sync::{Arc, AtomicU8, AtomicU32, AtomicU64, Ordering, UnsafeCell};
+use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, UnsafeCell};
 
 /// In place of a slot number: none.
 const NONE: u32 = u32::MAX;
-/// Bit of the window word: a segment was noted.
-const TCP_NOTED: u32 = 1 << 16;
-
-/// What does not change while the flow is in the table.
-pub(super) struct Fixed {
-    spec: FlowSpec,
-    id: FlowId,
-    present: bool,
-}
+/// Flag: the session has this direction.
+const PRESENT: u8 = 1;
+/// Flag: a TCP segment was noted.
+const TCP_NOTED: u8 = 2;
 
 // Slots are overwritten, never dropped.
-const _: () = assert!(!std::mem::needs_drop::<Fixed>());
+const _: () = assert!(!needs_drop::<FlowSpec>());
 
 /// Totals of one flow at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,79 +49,67 @@ pub struct FlowCounters {
 /// ingress; state changes are compare-exchanges and may come from anywhere.
 #[repr(C, align(64))]
 pub struct Flow {
-    /// Odd while the slot is in the table.
+    /// Odd while the slot is in the table; one more once it is retired.
     generation: AtomicU32,
     partner: AtomicU32,
-    /// The next slot of the free or retired list; the writer's alone.
-    next: AtomicU32,
+    last_seen_ms: AtomicU32,
+    tcp_window: AtomicU16,
     state: AtomicU8,
+    /// `PRESENT` is the writer's, set before the flow is published; then the worker's.
+    flags: AtomicU8,
     dst_mac: AtomicU64,
     src_mac: AtomicU64,
     packets: AtomicU64,
     bytes: AtomicU64,
-    last_seen_ms: AtomicU32,
-    tcp_window: AtomicU32,
     tcp_numbers: AtomicU64,
     /// What flows that this one replaced had counted; the writer's to store.
     base_packets: AtomicU64,
     base_bytes: AtomicU64,
-    fixed: UnsafeCell<MaybeUninit<Fixed>>,
+    spec: UnsafeCell<MaybeUninit<FlowSpec>>,
 }
 
-// SAFETY: all fields but `fixed` are atomics. `fixed` is written in `SlabWriter::allocate`
+// SAFETY: all fields but `spec` are atomics. `spec` is written in `SlabWriter::allocate`
 // only, for a slot that came off the free list, where no other thread can reach it.
 unsafe impl Sync for Flow {}
-// SAFETY: a `Fixed` is plain data and the atomics belong to no thread.
+// SAFETY: a `FlowSpec` is plain data and the atomics belong to no thread.
 unsafe impl Send for Flow {}
 
 impl Flow {
-    fn vacant(next: u32) -> Self {
+    fn vacant() -> Self {
         Self {
             generation: AtomicU32::new(0),
             partner: AtomicU32::new(NONE),
-            next: AtomicU32::new(next),
             state: AtomicU8::new(FlowState::Closing as u8),
+            flags: AtomicU8::new(0),
             dst_mac: AtomicU64::new(0),
             src_mac: AtomicU64::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             last_seen_ms: AtomicU32::new(0),
-            tcp_window: AtomicU32::new(0),
+            tcp_window: AtomicU16::new(0),
             tcp_numbers: AtomicU64::new(0),
             base_packets: AtomicU64::new(0),
             base_bytes: AtomicU64::new(0),
-            fixed: UnsafeCell::new(MaybeUninit::uninit()),
+            spec: UnsafeCell::new(MaybeUninit::uninit()),
         }
-    }
-
-    #[inline(always)]
-    fn fixed(&self) -> &Fixed {
-        // SAFETY: a `&Flow` leaves this floor only through an index, an id of the current
-        // generation or a partner link; all three are set after `SlabWriter::allocate` has
-        // filled the slot. It is not filled again while this reference lives: readers hold
-        // it under a pin, which `SlabWriter::reclaim` waits for, and the writer holds it by
-        // a borrow of itself, while `allocate` needs `&mut`.
-        self.fixed
-            .with(|fixed| unsafe { (*fixed).assume_init_ref() })
     }
 
     /// What it was told to do.
     #[inline]
     pub fn spec(&self) -> &FlowSpec {
-        &self.fixed().spec
-    }
-
-    /// Its name.
-    #[inline]
-    pub fn id(&self) -> FlowId {
-        self.fixed().id
+        // SAFETY: a `&Flow` leaves this floor only through an index, an id of the current
+        // generation or a partner link; all three are set after `SlabWriter::allocate` has
+        // filled the slot. It is not filled again while this reference lives: readers hold
+        // it under a pin, which `SlabWriter::reclaim` waits for, and the writer holds it by
+        // a borrow of itself, while `allocate` needs `&mut`.
+        self.spec.with(|spec| unsafe { (*spec).assume_init_ref() })
     }
 
     /// Whether the session has this direction. If not, the entry exists only so that a
     /// session always has two: no packet finds it, and none is ever forwarded by it.
     #[inline]
     pub fn is_present(&self) -> bool {
-        self.fixed().present
+        self.flags.load(Ordering::Relaxed) & PRESENT != 0
     }
 
     /// Where it stands. Who reads `Active` also reads the MACs learned before it.
@@ -188,8 +171,11 @@ impl Flow {
     pub fn note_tcp(&self, seq: u32, ack: u32, window: u16) {
         let numbers = u64::from(seq) << 32 | u64::from(ack);
         self.tcp_numbers.store(numbers, Ordering::Relaxed);
-        self.tcp_window
-            .store(TCP_NOTED | u32::from(window), Ordering::Relaxed);
+        self.tcp_window.store(window, Ordering::Relaxed);
+        let flags = self.flags.load(Ordering::Relaxed);
+        if flags & TCP_NOTED == 0 {
+            self.flags.store(flags | TCP_NOTED, Ordering::Relaxed);
+        }
     }
 
     /// What it has counted, with what the flows it replaced had.
@@ -204,10 +190,10 @@ impl Flow {
             packets: sum(&self.base_packets, &self.packets),
             bytes: sum(&self.base_bytes, &self.bytes),
             last_seen_ms: self.last_seen_ms.load(Ordering::Relaxed),
-            tcp: (window & TCP_NOTED != 0).then_some((
+            tcp: (self.flags.load(Ordering::Relaxed) & TCP_NOTED != 0).then_some((
                 (numbers >> 32) as u32,
                 numbers as u32,
-                window as u16,
+                window,
             )),
         }
     }
@@ -217,6 +203,7 @@ impl Flow {
     }
 }
 
+/// Adds to a counter that only this thread stores to.
 #[inline(always)]
 fn add(counter: &AtomicU64, amount: u64) {
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
@@ -236,6 +223,18 @@ impl Slab {
         self.flows.get(index as usize)
     }
 
+    /// The name of a flow of this slab. It stays the same while the reference lives: in that
+    /// time the slot may be retired, but not used again.
+    #[inline]
+    pub(super) fn id_of(&self, flow: &Flow) -> FlowId {
+        let offset = (&raw const *flow).addr() - self.flows.as_ptr().addr();
+        let generation = flow.generation.load(Ordering::Relaxed);
+        FlowId {
+            index: (offset / size_of::<Flow>()) as u32,
+            generation: generation.wrapping_sub(1) | 1,
+        }
+    }
+
     /// The flow of that name, if it is in the table.
     #[inline]
     pub(super) fn by_id(&self, id: FlowId) -> Option<&Flow> {
@@ -252,9 +251,8 @@ impl Slab {
     /// Fetches what a worker reads of a hit: state and counters, key, rewrite.
     #[inline(always)]
     pub(super) fn prefetch(&self, index: u32) {
-        const FIXED: usize = offset_of!(Flow, fixed) + offset_of!(Fixed, spec);
-        const KEY: usize = FIXED + offset_of!(FlowSpec, key);
-        const REWRITE: usize = FIXED + offset_of!(FlowSpec, rewrite);
+        const KEY: usize = offset_of!(Flow, spec) + offset_of!(FlowSpec, key);
+        const REWRITE: usize = offset_of!(Flow, spec) + offset_of!(FlowSpec, rewrite);
         if let Some(flow) = self.get(index) {
             let start = (&raw const *flow).cast::<u8>();
             prefetch(start.wrapping_add(KEY));
@@ -264,21 +262,6 @@ impl Slab {
             }
         }
     }
-}
-
-/// A chain of slots through `next`.
-struct Chain {
-    head: u32,
-    tail: u32,
-    len: usize,
-}
-
-impl Chain {
-    const EMPTY: Self = Self {
-        head: NONE,
-        tail: NONE,
-        len: 0,
-    };
 }
 
 /// A flow that took the place of another, which may still count for a while.
@@ -291,33 +274,29 @@ struct Heir {
 /// Slots retired in or before one epoch.
 struct Batch {
     epoch: u64,
-    slots: Chain,
+    slots: Vec<u32>,
     heirs: Vec<Heir>,
 }
 
 /// The writer's side of the slab.
 pub(super) struct SlabWriter {
     slab: Arc<Slab>,
-    free_head: u32,
-    free_len: usize,
-    retired: Chain,
+    free: Vec<u32>,
+    retired: Vec<u32>,
     heirs: Vec<Heir>,
     waiting: VecDeque<Batch>,
 }
 
 impl SlabWriter {
     pub(super) fn new(slots: u32, readers_max: usize) -> Self {
-        // Slot k leads to k + 1, the last one to none.
-        let next = |index: u32| if index + 1 == slots { NONE } else { index + 1 };
-        let flows = (0..slots).map(|index| Flow::vacant(next(index))).collect();
+        let flows = (0..slots).map(|_| Flow::vacant()).collect();
         Self {
             slab: Arc::new(Slab {
                 flows,
                 epochs: Epochs::new(readers_max),
             }),
-            free_head: if slots == 0 { NONE } else { 0 },
-            free_len: slots as usize,
-            retired: Chain::EMPTY,
+            free: (0..slots).rev().collect(),
+            retired: Vec::new(),
             heirs: Vec::new(),
             waiting: VecDeque::new(),
         }
@@ -329,7 +308,7 @@ impl SlabWriter {
     }
 
     pub(super) fn free_slots(&self) -> usize {
-        self.free_len
+        self.free.len()
     }
 
     /// Fills a free slot. It is reachable by its id at once, and by key when the caller
@@ -340,10 +319,8 @@ impl SlabWriter {
         present: bool,
         state: FlowState,
     ) -> Option<FlowId> {
-        let index = self.free_head;
+        let index = self.free.pop()?;
         let flow = self.slab.get(index)?;
-        self.free_head = flow.next.load(Ordering::Relaxed);
-        self.free_len -= 1;
         let id = FlowId {
             index,
             generation: flow.generation.load(Ordering::Relaxed).wrapping_add(1),
@@ -360,15 +337,14 @@ impl SlabWriter {
             counter.store(0, Ordering::Relaxed);
         }
         flow.last_seen_ms.store(0, Ordering::Relaxed);
-        flow.tcp_window.store(0, Ordering::Relaxed);
+        flow.flags
+            .store(if present { PRESENT } else { 0 }, Ordering::Relaxed);
         flow.partner.store(NONE, Ordering::Relaxed);
         flow.state.store(state as u8, Ordering::Relaxed);
-        let fixed = Fixed { spec, id, present };
         // SAFETY: the slot was on the free list, which holds slots that were never used and
         // those `reclaim` found without readers; this `&mut self` shuts out the writer's own
         // references.
-        flow.fixed
-            .with_mut(|place| unsafe { (*place).write(fixed) });
+        flow.spec.with_mut(|place| unsafe { (*place).write(spec) });
         flow.generation.store(id.generation, Ordering::Release);
         Some(id)
     }
@@ -419,21 +395,16 @@ impl SlabWriter {
         // Before the epoch ends, so that no later reader gets here by the id.
         flow.generation
             .store(generation.wrapping_add(1), Ordering::Release);
-        flow.next.store(self.retired.head, Ordering::Relaxed);
-        if self.retired.len == 0 {
-            self.retired.tail = index;
-        }
-        self.retired.head = index;
-        self.retired.len += 1;
+        self.retired.push(index);
     }
 
     /// Ends the epoch and names it; what was retired waits for it to pass.
     pub(super) fn end_epoch(&mut self) -> u64 {
         let epoch = self.slab.epochs.advance();
-        if self.retired.len > 0 {
+        if !self.retired.is_empty() {
             self.waiting.push_back(Batch {
                 epoch,
-                slots: std::mem::replace(&mut self.retired, Chain::EMPTY),
+                slots: std::mem::take(&mut self.retired),
                 heirs: std::mem::take(&mut self.heirs),
             });
         }
@@ -442,7 +413,7 @@ impl SlabWriter {
 
     /// Frees the retired slots that no reader can see any more; says how many.
     pub(super) fn reclaim(&mut self) -> usize {
-        if self.retired.len > 0 {
+        if !self.retired.is_empty() {
             self.end_epoch();
         }
         let mut freed = 0;
@@ -450,8 +421,8 @@ impl SlabWriter {
             for heir in &batch.heirs {
                 self.settle(heir);
             }
-            freed += batch.slots.len;
-            self.release(&batch.slots);
+            freed += batch.slots.len();
+            self.free.extend(batch.slots);
         }
         freed
     }
@@ -480,14 +451,5 @@ impl SlabWriter {
         if old.state() == FlowState::Closing {
             new.close();
         }
-    }
-
-    fn release(&mut self, chain: &Chain) {
-        let Some(tail) = self.slab.get(chain.tail) else {
-            return;
-        };
-        tail.next.store(self.free_head, Ordering::Relaxed);
-        self.free_head = chain.head;
-        self.free_len += chain.len;
     }
 }

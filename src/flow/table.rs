@@ -28,7 +28,6 @@
 use std::ops::Deref;
 
 use super::buckets::Buckets;
-use super::epoch::Epochs;
 use super::hash::{HashSeed, hash};
 use super::slab::{Flow, Slab, SlabWriter};
 use super::spec::{FlowId, FlowSpec, FlowState};
@@ -85,7 +84,8 @@ const fn spare_slots(flows_max: u32) -> u32 {
 /// Heap bytes of a table with this quota, without its readers' 128 bytes each.
 pub fn table_memory_bytes(flows_max: u32) -> u64 {
     let slots = u64::from(flows_max) + u64::from(spare_slots(flows_max));
-    slots * size_of::<Flow>() as u64 + 2 * Buckets::memory_bytes(flows_max)
+    let slot = size_of::<Flow>() + size_of::<u32>();
+    slots * slot as u64 + 2 * Buckets::memory_bytes(flows_max)
 }
 
 /// A table for `flows_max` flows (two a session), with its one writer and `readers_max`
@@ -147,6 +147,12 @@ impl Shared {
     fn hash(&self, key: &FlowKey) -> u64 {
         hash(&self.seed, key)
     }
+
+    #[inline(always)]
+    fn reference<'s>(&'s self, flow: &'s Flow) -> FlowRef<'s> {
+        let slab = &*self.slab;
+        FlowRef { flow, slab }
+    }
 }
 
 /// One worker's way into a table.
@@ -161,6 +167,13 @@ impl TableReader {
     pub fn pin(&mut self) -> Pin<'_> {
         self.shared.slab.epochs.pin(self.number);
         Pin { reader: self }
+    }
+}
+
+/// A leaked pin ends with its reader.
+impl Drop for TableReader {
+    fn drop(&mut self) {
+        self.shared.slab.epochs.unpin(self.number);
     }
 }
 
@@ -183,7 +196,7 @@ impl Pin<'_> {
         let shared = &*self.reader.shared;
         shared
             .by_key(key, shared.hash(key))
-            .map(|flow| FlowRef { flow })
+            .map(|flow| shared.reference(flow))
     }
 
     /// The flow whose rewritten packets have this key: what the guest sends.
@@ -192,7 +205,7 @@ impl Pin<'_> {
         let shared = &*self.reader.shared;
         shared
             .by_egress_key(key, shared.hash(key))
-            .map(|flow| FlowRef { flow })
+            .map(|flow| shared.reference(flow))
     }
 
     /// [`Pin::lookup`] of many keys at once, their waits for memory overlapped. `out` gets
@@ -217,22 +230,23 @@ impl Pin<'_> {
             }
         }
         for ((key, hash), out) in keys.iter().zip(hashes).zip(out) {
-            *out = shared.by_key(key, hash).map(|flow| FlowRef { flow });
+            *out = shared.by_key(key, hash).map(|flow| shared.reference(flow));
         }
     }
 
     /// The flow of that name; `None` once it was removed or replaced.
     #[inline]
     pub fn by_id(&self, id: FlowId) -> Option<FlowRef<'_>> {
-        let flow = self.reader.shared.slab.by_id(id)?;
-        Some(FlowRef { flow })
+        let shared = &*self.reader.shared;
+        shared.slab.by_id(id).map(|flow| shared.reference(flow))
     }
 
     /// The other direction of the same session.
     #[inline]
-    pub fn partner(&self, flow: FlowRef<'_>) -> Option<FlowRef<'_>> {
-        let flow = self.reader.shared.slab.partner(flow.flow)?;
-        Some(FlowRef { flow })
+    pub fn partner<'f>(&self, flow: FlowRef<'f>) -> Option<FlowRef<'f>> {
+        let slab = flow.slab;
+        let flow = slab.partner(flow.flow)?;
+        Some(FlowRef { flow, slab })
     }
 }
 
@@ -240,13 +254,15 @@ impl Pin<'_> {
 #[derive(Clone, Copy)]
 pub struct FlowRef<'p> {
     flow: &'p Flow,
+    /// The flow's own: what its links lead into, whatever pin is asked.
+    slab: &'p Slab,
 }
 
 impl FlowRef<'_> {
     /// Its name.
     #[inline]
     pub fn id(self) -> FlowId {
-        self.flow.id()
+        self.slab.id_of(self.flow)
     }
 }
 
@@ -333,14 +349,14 @@ impl TableWriter {
 
     /// The flow with this ingress key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
-        self.shared.by_key(key, self.shared.hash(key)).map(Flow::id)
+        let flow = self.shared.by_key(key, self.shared.hash(key))?;
+        Some(self.shared.slab.id_of(flow))
     }
 
     /// The flow with this egress key.
     pub fn find_egress(&self, key: &FlowKey) -> Option<FlowId> {
-        self.shared
-            .by_egress_key(key, self.shared.hash(key))
-            .map(Flow::id)
+        let flow = self.shared.by_egress_key(key, self.shared.hash(key))?;
+        Some(self.shared.slab.id_of(flow))
     }
 
     /// The flow of that name, if it is in the table.
@@ -350,7 +366,8 @@ impl TableWriter {
 
     /// The name of the other direction.
     pub fn partner(&self, id: FlowId) -> Option<FlowId> {
-        self.shared.slab.partner(self.flow(id)?).map(Flow::id)
+        let slab = &self.shared.slab;
+        slab.partner(self.flow(id)?).map(|flow| slab.id_of(flow))
     }
 
     /// Puts a flow with the same ingress key into the place of `old`: for a reader one or
@@ -505,3 +522,6 @@ fn inherited_state(from: &Flow, spec: &FlowSpec) -> FlowState {
         _ => FlowState::Pending,
     }
 }
+
+#[cfg(all(test, not(shunt_loom)))]
+mod tests;
