@@ -13,7 +13,7 @@
 //! A punted packet is *distinct* if its leaving the guest shows that all of the flow's
 //! earlier packets have left: a TCP packet whose sequence end and acknowledgement are
 //! both at or past everything seen of the flow since the request, and one of them past
-//! it; another packet if it differs from the last eight. The first packet seen of a flow
+//! it; another packet if it differs from the last eight different ones. The first packet seen of a flow
 //! is never distinct, because what entered the guest before the request is unknown.
 //!
 //! *Promises*: a flow becomes active only after the guest sent a frame that is exactly
@@ -40,15 +40,19 @@
 //!
 //! *Standard*: RFC 9293 section 3.4 (sequence numbers), RFC 6298 section 2 (smoothing).
 
+mod answers;
 mod records;
 mod seen;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use self::answers::{
+    FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+};
 use self::records::Records;
 use super::table::{FlowRef, Pin};
-use super::{CloseCode, FlowId, FlowState, HandOverMode, Moment, SessionId};
+use super::{FlowId, FlowState, HandOverMode, Moment};
 use crate::packet::{MacAddr, Marker};
 
 /// The longest wait between two drains of a flow.
@@ -57,137 +61,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const PROBE_MAX: Duration = Duration::from_secs(2);
 /// How many records [`HandOver::revisit`] looks at beside the parked ones.
 const SWEEP: usize = 64;
-
-/// What a hand-over may take, summed over an element's flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HandOverLimits {
-    /// Frames parked at a time.
-    pub frames: u32,
-    /// Bytes parked at a time.
-    pub bytes: usize,
-    /// How long a frame is parked.
-    pub time: Duration,
-    /// A proven flow becomes active at the bound, instead of returning to the guest.
-    pub forced: bool,
-    /// Flows that something is remembered about; raised to `frames + 1` if it is less.
-    pub flows: u32,
-}
-
-impl Default for HandOverLimits {
-    fn default() -> Self {
-        Self {
-            frames: 1024,
-            bytes: 4 << 20,
-            time: Duration::from_millis(20),
-            forced: false,
-            flows: 2048,
-        }
-    }
-}
-
-/// What becomes of a keyed frame from the uplink.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ingress {
-    /// To the guest.
-    Punt,
-    /// Into the parking lot.
-    Park,
-    /// The flow's parked frames to the guest in their order, then this one.
-    ReleaseThenPunt,
-    /// The flow's parked frames to the egress uplink in their order, then this one: it was
-    /// forced to become active.
-    ReleaseThenForward,
-}
-
-/// What follows from a frame of the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GuestSent {
-    /// Nothing.
-    Nothing,
-    /// The flow is active. With `release` its parked frames go, rewritten and in their
-    /// order, to the egress uplink right after this very frame.
-    Activated {
-        /// Whether frames are parked.
-        release: bool,
-    },
-    /// While draining the guest sent something else than the rewrite: the flow is pending
-    /// again. With `release` its parked frames go to the guest in their order.
-    Disproved {
-        /// Whether frames are parked.
-        release: bool,
-    },
-}
-
-/// Where parked frames go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReleaseTo {
-    /// The guest, unchanged.
-    Guest,
-    /// The flow's egress uplink, rewritten.
-    Uplink,
-}
-
-/// A flow whose parked frames leave the lot, all of them and in order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Release {
-    /// Whose frames.
-    pub flow: FlowId,
-    /// Where they go.
-    pub to: ReleaseTo,
-}
-
-/// What a worker tells the element's [`Sessions`](super::Sessions).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FlowEvent {
-    /// The flow is active.
-    Activated {
-        /// Which.
-        flow: FlowId,
-        /// The guest's transit time as measured last, on any of the element's flows.
-        transit: Option<Duration>,
-        /// At a bound, not at its marker.
-        forced: bool,
-    },
-    /// A drain met a bound; the flow is pending again.
-    DrainBound {
-        /// Which.
-        flow: FlowId,
-    },
-    /// A packet was seen that ends the session.
-    Closed {
-        /// Whose. (The session, not the flow: a replacement changes the flow's id.)
-        session: SessionId,
-        /// Why.
-        code: CloseCode,
-    },
-}
-
-/// Counters of one machine since it began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HandOverStats {
-    /// Proofs of forwarding.
-    pub proved: u64,
-    /// Flows that became active, the forced ones included.
-    pub activated: u64,
-    /// Draining flows that the guest sent otherwise than requested.
-    pub disproved: u64,
-    /// Drains that met a bound of frames, bytes or time.
-    pub drain_bounds: u64,
-    /// Of these, flows that became active all the same.
-    pub forced: u64,
-    /// Frames parked in total.
-    pub parked_frames: u64,
-    /// Of these, released to the egress uplink.
-    pub released_to_egress: u64,
-    /// Of these, released to the guest.
-    pub released_to_guest: u64,
-    /// The guest's transit time as measured last, microseconds.
-    pub transit_us_last: u64,
-    /// Smoothed over about eight measurements, microseconds.
-    pub transit_us_ewma: u64,
-    /// The longest measured, microseconds.
-    pub transit_us_max: u64,
-}
 
 /// The hand-over machine of one element on one worker.
 #[derive(Debug)]
@@ -573,6 +446,3 @@ impl HandOver {
 fn state(pin: &Pin<'_>, id: FlowId) -> Option<FlowState> {
     pin.by_id(id).map(|flow| flow.state())
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,7 +26,7 @@ pub mod table;
 pub(crate) mod testing;
 pub mod wheel;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,

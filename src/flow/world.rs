@@ -178,7 +178,7 @@ impl World {
         self.next += 1;
         self.sent[direction].push(number);
         let numbers = vec![number];
-        self.from_uplink(Packet {
+        self.uplink_receives(Packet {
             direction,
             numbers,
             marker,
@@ -280,7 +280,7 @@ impl World {
         self.request.directions()[direction].unwrap().key()
     }
 
-    fn from_uplink(&mut self, packet: Packet) {
+    fn uplink_receives(&mut self, packet: Packet) {
         self.look_again();
         let key = self.key(packet.direction);
         let pin = self.reader.pin();

@@ -13,10 +13,10 @@ const RUN: u32 = 32;
 pub(super) struct Seen {
     /// TCP: the highest end of a sequence range and the highest acknowledgement.
     high: Option<(u32, u32)>,
-    /// Others: the markers that entered last.
+    /// Others: the different markers that entered last, the very last one first.
     recent: [(u32, u32); RECENT],
-    count: u32,
-    /// How often the last of them was repeated.
+    count: usize,
+    /// How often in a row the very last one has entered.
     run: u32,
 }
 
@@ -51,21 +51,23 @@ impl Seen {
     }
 
     fn other(&mut self, len: u32, hash: u32) -> bool {
-        let known = self.recent.len().min(self.count as usize);
-        let repeated = self.recent[..known].contains(&(len, hash));
-        let last = self.count.wrapping_sub(1) as usize % RECENT;
-        if known > 0 && self.recent[last] == (len, hash) {
+        let marker = (len, hash);
+        let known = &mut self.recent[..self.count];
+        let place = known.iter().position(|&recent| recent == marker);
+        if place == Some(0) {
             self.run = self.run.saturating_add(1);
             return self.run >= RUN;
         }
         self.run = 1;
-        self.recent[self.count as usize % RECENT] = (len, hash);
-        // Stays above `RECENT` when it wraps, so that the ring still counts as full.
-        self.count = match self.count.wrapping_add(1) {
-            0 => RECENT as u32,
-            count => count,
-        };
-        known > 0 && !repeated
+        let distinct = place.is_none() && !known.is_empty();
+        if place.is_none() && self.count < RECENT {
+            self.count += 1;
+        }
+        // To the front; what it passes moves back by one, the oldest drops out.
+        let place = place.unwrap_or(self.count - 1);
+        self.recent[..=place].rotate_right(1);
+        self.recent[0] = marker;
+        distinct
     }
 }
 
@@ -138,6 +140,20 @@ mod tests {
         }
         let distinct = (0..RUN).filter(|_| seen.enters(other(7))).count();
         assert_eq!(distinct, 2, "when it was new, and at the end of the run");
+    }
+
+    #[test]
+    fn a_payload_is_known_again_while_eight_others_came_since() {
+        let mut seen = Seen::default();
+        for hash in 0..8 {
+            seen.enters(other(hash));
+        }
+        assert!(!seen.enters(other(0)), "and is the latest again");
+        for hash in 8..15 {
+            assert!(seen.enters(other(hash)));
+        }
+        assert!(!seen.enters(other(0)));
+        assert!(seen.enters(other(2)), "forgotten");
     }
 
     #[test]

@@ -27,14 +27,15 @@ impl Dice {
 struct Sender {
     tcp: bool,
     sent: u32,
-    /// Nothing from before this may be sent again: such copies are told apart by nobody.
+    /// Nothing from before this is sent again: a copy of what was in the guest before the
+    /// flow's record began is told from it by nobody, as the machine's docs say.
     since: u32,
 }
 
 impl Sender {
     fn marker(&mut self, dice: &mut Dice) -> Marker {
         let back = dice.below(6) as u32;
-        let again = dice.per_mille(100) && self.sent >= self.since + back + 1;
+        let again = dice.per_mille(100) && self.sent > self.since + back;
         let place = if again {
             self.sent - back
         } else {
@@ -111,7 +112,11 @@ fn story(seed: u64) -> (u64, u64) {
     for _ in 0..600 {
         step(&mut world, &mut dice, &mut senders);
         let direction = dice.below(2) as usize;
-        let marker = senders[direction].marker(&mut dice);
+        let sender = &mut senders[direction];
+        let marker = sender.marker(&mut dice);
+        if matches!(world.state(direction), None | Some(FlowState::Closing)) {
+            sender.since = sender.sent;
+        }
         let fin = dice.per_mille(3);
         world.send_as(direction, marker, fin);
         world.run(Duration::from_micros(dice.below(2 * gap)));
@@ -147,21 +152,26 @@ fn step(world: &mut World, dice: &mut Dice, senders: &mut [Sender; 2]) {
     if asks {
         let outcome = world.offload();
         assert!(!matches!(outcome, Outcome::Invalid(_) | Outcome::TableFull));
-        if outcome != Outcome::Unchanged(SessionId(0)) {
-            senders
-                .iter_mut()
-                .for_each(|sender| sender.since = sender.sent);
+        for sender in senders {
+            sender.since = sender.sent;
         }
     }
     world.check_waiting();
 }
 
-use super::super::SessionId;
+/// `SHUNT_SEED=n` repeats one story; `SHUNT_STORIES=n` tells more of them.
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("SHUNT_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SHUNT_STORIES").unwrap_or(1500),
+    }
+}
 
 #[test]
 fn whatever_guest_and_client_do_nothing_is_lost_doubled_or_overtaken() {
     let mut moved = (0, 0);
-    for seed in 0..1500 {
+    for seed in seeds() {
         let told = std::panic::catch_unwind(|| story(seed));
         let Ok((forwarded, released)) = told else {
             panic!("the story with seed {seed} ends badly, see above");
@@ -170,5 +180,9 @@ fn whatever_guest_and_client_do_nothing_is_lost_doubled_or_overtaken() {
         moved.1 += released;
     }
     // The stories meet what they are about.
-    assert!(moved.0 > 50_000 && moved.1 > 1000, "{moved:?}");
+    let stories = seeds().end - seeds().start;
+    assert!(
+        stories < 1000 || (moved.0 > 50_000 && moved.1 > 1000),
+        "{moved:?}"
+    );
 }

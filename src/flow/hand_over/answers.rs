@@ -1,0 +1,140 @@
+//! What a hand-over answers, reports, counts, and may take.
+//!
+//! *Promises*: plain data; every answer says all that its caller has to do.
+//! *Refuses*: nothing. *Caller's duty*: to do it before the next packet.
+//! *Standard*: none.
+
+use std::time::Duration;
+
+use crate::flow::{CloseCode, FlowId, SessionId};
+
+/// What a hand-over may take, summed over an element's flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandOverLimits {
+    /// Frames parked at a time.
+    pub frames: u32,
+    /// Bytes parked at a time.
+    pub bytes: usize,
+    /// How long a frame is parked.
+    pub time: Duration,
+    /// A proven flow becomes active at the bound, instead of returning to the guest.
+    pub forced: bool,
+    /// Flows that something is remembered about; raised to `frames + 1` if it is less.
+    pub flows: u32,
+}
+
+impl Default for HandOverLimits {
+    fn default() -> Self {
+        Self {
+            frames: 1024,
+            bytes: 4 << 20,
+            time: Duration::from_millis(20),
+            forced: false,
+            flows: 2048,
+        }
+    }
+}
+
+/// What becomes of a keyed frame from the uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ingress {
+    /// To the guest.
+    Punt,
+    /// Into the parking lot.
+    Park,
+    /// The flow's parked frames to the guest in their order, then this one.
+    ReleaseThenPunt,
+    /// The flow's parked frames to the egress uplink in their order, then this one: it was
+    /// forced to become active.
+    ReleaseThenForward,
+}
+
+/// What follows from a frame of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestSent {
+    /// Nothing.
+    Nothing,
+    /// The flow is active. With `release` its parked frames go, rewritten and in their
+    /// order, to the egress uplink right after this very frame.
+    Activated {
+        /// Whether frames are parked.
+        release: bool,
+    },
+    /// While draining the guest sent something else than the rewrite: the flow is pending
+    /// again. With `release` its parked frames go to the guest in their order.
+    Disproved {
+        /// Whether frames are parked.
+        release: bool,
+    },
+}
+
+/// Where parked frames go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReleaseTo {
+    /// The guest, unchanged.
+    Guest,
+    /// The flow's egress uplink, rewritten.
+    Uplink,
+}
+
+/// A flow whose parked frames leave the lot, all of them and in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Release {
+    /// Whose frames.
+    pub flow: FlowId,
+    /// Where they go.
+    pub to: ReleaseTo,
+}
+
+/// What a worker tells the element's [`Sessions`](crate::flow::Sessions).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowEvent {
+    /// The flow is active.
+    Activated {
+        /// Which.
+        flow: FlowId,
+        /// The guest's transit time as measured last, on any of the element's flows.
+        transit: Option<Duration>,
+        /// At a bound, not at its marker.
+        forced: bool,
+    },
+    /// A drain met a bound; the flow is pending again.
+    DrainBound {
+        /// Which.
+        flow: FlowId,
+    },
+    /// A packet was seen that ends the session.
+    Closed {
+        /// Whose. (The session, not the flow: a replacement changes the flow's id.)
+        session: SessionId,
+        /// Why.
+        code: CloseCode,
+    },
+}
+
+/// Counters of one machine since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HandOverStats {
+    /// Proofs of forwarding.
+    pub proved: u64,
+    /// Flows that became active, the forced ones included.
+    pub activated: u64,
+    /// Draining flows that the guest sent otherwise than requested.
+    pub disproved: u64,
+    /// Drains that met a bound of frames, bytes or time.
+    pub drain_bounds: u64,
+    /// Of these, flows that became active all the same.
+    pub forced: u64,
+    /// Frames parked in total.
+    pub parked_frames: u64,
+    /// Of these, released to the egress uplink.
+    pub released_to_egress: u64,
+    /// Of these, released to the guest.
+    pub released_to_guest: u64,
+    /// The guest's transit time as measured last, microseconds.
+    pub transit_us_last: u64,
+    /// Smoothed over about eight measurements, microseconds.
+    pub transit_us_ewma: u64,
+    /// The longest measured, microseconds.
+    pub transit_us_max: u64,
+}
