@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};
 
+use serde::Deserialize;
 use serde::de::{Deserializer, Error};
-use serde::{Deserialize, Serialize};
 
 use super::{SocketMode, UplinkConfig};
 use crate::packet::MacAddr;
@@ -95,7 +95,7 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(normal)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum UplinkType {
     Tap,

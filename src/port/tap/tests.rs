@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::{Armed, Device, Port};
 use super::port::TapPort;
-use super::{Queue, Shared, State, TapConfig, TapError, open};
+use super::{Opened, Queue, Shared, State, TapConfig, TapError, open};
 use crate::packet::{Burst, Checksum, FRAME_MAX, Frame, Gso, GsoKind, Offload, PeerOffloads};
-use world::{Bell, Netns, frame, ipv4, is_root, ones_sum, receive, tcp, udp};
+use world::{Bell, Netns, eventually, frame, ipv4, is_root, ones_sum, receive, tcp, udp};
 
 const ALL: PeerOffloads = PeerOffloads {
     checksum: true,
