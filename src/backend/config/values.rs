@@ -1,4 +1,9 @@
 //! Single values: each is checked where it is read, so that the error has its line.
+//!
+//! *Promises*: what is returned keeps the limits of `docs/config.md`.
+//! *Refuses*: the rest, with the limits in the text.
+//! *Caller's duty*: none.
+//! *Standard*: unix(7) for the length of socket paths.
 
 use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};

@@ -1,4 +1,10 @@
 //! Creating or attaching a tap.
+//!
+//! *Promises*: an existing device is looked at before it is touched; a failure closes
+//! what was opened, and a device created on the way ends with it.
+//! *Refuses*: what [`TapError`] lists.
+//! *Caller's duty*: to keep device and ports together for as long as the tap is used.
+//! *Standard*: the kernel's Documentation/networking/tuntap.rst.
 
 use std::fs::{File, OpenOptions};
 use std::io;
