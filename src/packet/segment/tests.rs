@@ -256,6 +256,7 @@ fn what_headers_do_not_allow_is_unsegmentable() {
     let mut fragment = frame.clone();
     fragment[20] = 0x20;
     refused(&fragment, offload);
+    refused(&vec![0; crate::packet::FRAME_MAX + 1], Offload::default());
     // One segment of more than an IPv4 packet can be.
     let mut large = frame;
     large.resize(crate::packet::FRAME_MAX, 0);

@@ -148,6 +148,19 @@ fn a_checksum_among_the_addresses_is_not_passed_on() {
     }
 }
 
+#[test]
+fn a_gso_kind_that_the_headers_contradict_is_not_passed_on() {
+    let (frame, offload) = Sample::tcp4(&[0; 3000]).build_gso(1000);
+    for kind in [GsoKind::Tcp6, GsoKind::UdpL4, GsoKind::Ufo] {
+        let gso = Gso {
+            kind,
+            ..offload.gso
+        };
+        let bytes = encode(&Offload { gso, ..offload }, &frame);
+        assert_eq!(bytes, header(F_NEEDS_CSUM, 0, 0, 0, 34, 16), "{kind:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_decoded_keeps_the_promise_of_offload(
