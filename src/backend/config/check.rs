@@ -1,4 +1,9 @@
 //! What must hold between values: things named or used once.
+//!
+//! *Promises*: the first problem in the order of the file, with the key it is at.
+//! *Refuses*: nothing itself. Paths are compared as written, symbolic links unresolved.
+//! *Caller's duty*: values that `values.rs` has checked and normalised.
+//! *Standard*: none.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

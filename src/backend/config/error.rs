@@ -1,4 +1,9 @@
 //! Errors of the configuration, with the line they are about.
+//!
+//! *Promises*: the text says where, what, and what to do; a system's word is the source.
+//! *Refuses*: nothing.
+//! *Caller's duty*: to show the chain of sources.
+//! *Standard*: none.
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,9 @@
 //! Whether the tables that the quotas promise fit into memory.
+//!
+//! *Promises*: sums do not overflow: too much is an answer, not a small number.
+//! *Refuses*: nothing. Limits of a control group and what others take later are not seen.
+//! *Caller's duty*: the table's true size per session.
+//! *Standard*: proc_meminfo(5).
 
 use std::io;
 

@@ -1,10 +1,15 @@
 //! Single values: each is checked where it is read, so that the error has its line.
+//!
+//! *Promises*: what is returned keeps the limits of `docs/config.md`.
+//! *Refuses*: the rest, with the limits in the text.
+//! *Caller's duty*: none.
+//! *Standard*: unix(7) for the length of socket paths.
 
 use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};
 
+use serde::Deserialize;
 use serde::de::{Deserializer, Error};
-use serde::{Deserialize, Serialize};
 
 use super::{SocketMode, UplinkConfig};
 use crate::packet::MacAddr;
@@ -95,7 +100,7 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     Ok(normal)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum UplinkType {
     Tap,

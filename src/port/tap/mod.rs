@@ -5,7 +5,7 @@
 //! ([`Device::set_far_side`]). An interface that is set down, or removed, costs its
 //! frames (counted) and nothing else; down ends by itself when it is set up again.
 //! *Refuses*: devices of another kind or mode, and devices that another process holds,
-//! at [`open`]; frames that were cut short or whose header lies are discarded, counted.
+//! at [`open()`]; frames that were cut short or whose header lies are discarded, counted.
 //! *Caller's duty*: after the poller has reported a port, or [`Port::arm`] answered
 //! [`Ready`](super::Armed::Ready), to call [`Port::receive`] before sleeping (the poller
 //! is edge-triggered). Device and ports are dropped before the name is opened again.

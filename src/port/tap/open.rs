@@ -1,4 +1,10 @@
 //! Creating or attaching a tap.
+//!
+//! *Promises*: an existing device is looked at before it is touched; a failure closes
+//! what was opened, and a device created on the way ends with it.
+//! *Refuses*: what [`TapError`] lists.
+//! *Caller's duty*: to keep device and ports together for as long as the tap is used.
+//! *Standard*: the kernel's Documentation/networking/tuntap.rst.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -84,7 +90,7 @@ impl<'a> Plan<'a> {
         let files = self.attach(existing.as_ref())?;
         let uso = files
             .first()
-            .map(|tun| self.set_header(tun))
+            .map(|tun| self.set_mode(tun))
             .transpose()?
             .unwrap_or(false);
         let control =
@@ -179,12 +185,16 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Sets header and offloads; answers whether this kernel knows UDP segmentation.
-    fn set_header(&self, tun: &File) -> Result<bool, TapError> {
+    /// Sets header, send buffer and offloads; answers whether this kernel knows UDP segmentation.
+    fn set_mode(&self, tun: &File) -> Result<bool, TapError> {
         sys::set_header_len(tun, VNET_HEADER as c_int)
             .map_err(|source| self.failed("set the virtio-net header's length", source))?;
         sys::set_little_endian(tun)
             .map_err(|source| self.failed("make the virtio-net header little-endian", source))?;
+        // The kernel's own default; a smaller one of an earlier user would stop writes
+        // without an event when there is room again.
+        sys::set_send_buffer(tun, c_int::MAX)
+            .map_err(|source| self.failed("set the send buffer", source))?;
         let probe = PeerOffloads {
             checksum: true,
             uso: true,

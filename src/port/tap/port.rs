@@ -106,13 +106,13 @@ impl TapPort {
         let mut header = [0; VNET_HEADER];
         let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(space)];
         let len = match (&self.queue.file).read_vectored(&mut parts) {
-            Ok(read) => read.saturating_sub(VNET_HEADER),
+            Ok(read) => read.checked_sub(VNET_HEADER),
             Err(error) => return Some(Outcome::of(&error)),
         };
         // A read that fills the space may have been cut: the kernel does not say.
-        if len >= FRAME_MAX {
+        let Some(len) = len.filter(|len| *len < FRAME_MAX) else {
             return Some(Outcome::Frame);
-        }
+        };
         match vnet_hdr::decode(&header, len, Sender::Host) {
             Ok(offload) => {
                 burst.commit(len, offload);

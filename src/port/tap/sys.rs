@@ -96,6 +96,12 @@ pub(super) fn set_mtu(control: &UnixDatagram, name: &IfName, mtu: u16) -> io::Re
     ioctl_ifreq(control, libc::SIOCSIFMTU, &mut request)
 }
 
+/// Sets how many bytes the host may have in work before a write finds no room
+/// (TUNSETSNDBUF).
+pub(super) fn set_send_buffer(tun: &File, bytes: c_int) -> io::Result<()> {
+    ioctl_int(tun, libc::TUNSETSNDBUF, bytes)
+}
+
 /// An `ioctl` that reads one `int`.
 fn ioctl_int(tun: &File, request: c_ulong, value: c_int) -> io::Result<()> {
     // SAFETY: the callers below pass requests whose argument is a pointer to an int;

@@ -205,6 +205,14 @@ impl Drop for Bell {
     }
 }
 
+/// Waits up to five seconds for `condition`, looking every millisecond. For what ends with a
+/// descriptor: a test next door that starts a program holds a copy between fork and exec.
+#[track_caller]
+pub(super) fn eventually(condition: impl Fn() -> bool) {
+    let never = Bell::new();
+    assert!((0..5000).any(|_| condition() || never.rings(1)));
+}
+
 /// Receives on an attached port until `count` frames came, or none for five seconds.
 pub(super) fn receive(port: &mut dyn Port, bell: &Bell, count: usize) -> Vec<(Vec<u8>, Offload)> {
     let mut frames = Vec::new();
