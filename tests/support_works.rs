@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::frames::{Capture, RawSocket};
@@ -11,7 +10,7 @@ use support::netns::Netns;
 use support::tcp::{Direction, TcpPlan, TcpTransfer};
 use support::testpmd::Testpmd;
 use support::udp::{Reply, UdpReceiver, UdpSender};
-use support::{Dir, eventually, eventually_some, unique};
+use support::{Dir, at, eventually, eventually_some, unique};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -22,10 +21,6 @@ fn joined() -> (Netns, Netns) {
     near.address("eth0", "10.9.0.1/24");
     far.address("eth0", "10.9.0.2/24");
     (near, far)
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
 }
 
 #[test]
@@ -138,7 +133,6 @@ fn two_vhost_user_vnics_of_the_guest_reach_each_other_through_testpmd() {
         .vhost(&lan, "queues=1")
         .vhost(&wan, "queues=1")
         .start(&dir);
-    backend.forward();
     let mut guest = Guest::build()
         .vnic(&lan)
         .vnic(&wan)
@@ -147,6 +141,8 @@ fn two_vhost_user_vnics_of_the_guest_reach_each_other_through_testpmd() {
         .masquerade("eth1")
         .start(&dir.file("guest"));
     guest.wait_ready();
+    // Not before: it polls, and the guest boots on the same two cores.
+    backend.forward();
     // What leaves eth0 comes in at eth1: an unanswered ARP request is enough.
     let before = guest.counters("eth1");
     let interrupts = guest.succeed("grep -c virtio.*input /proc/interrupts");
@@ -166,4 +162,33 @@ fn two_vhost_user_vnics_of_the_guest_reach_each_other_through_testpmd() {
         stats[0].rx_packets >= 3 && stats[1].tx_packets >= 3,
         "{stats:?}"
     );
+}
+
+/// A frontend and a backend of the same kind: what flowgen sends comes back.
+#[test]
+fn testpmd_as_frontend_sends_and_gets_back_what_a_vhost_backend_loops() {
+    let dir = Dir::new();
+    let socket = dir.file("vhost.sock");
+    let mut backend = Testpmd::build("io").vhost(&socket, "queues=1").start(&dir);
+    backend.forward();
+    let mut frontend = Testpmd::build("flowgen")
+        .virtio_user(
+            &socket,
+            "queues=1,server=0,mrg_rxbuf=1,in_order=0,packed_vq=0",
+        )
+        .argument("--flowgen-flows=16")
+        .start(&dir);
+    frontend.forward();
+    eventually(SOON, "1,000 packets come back", || {
+        frontend.stats()[0].rx_packets >= 1_000
+    });
+    frontend.stop();
+    let stats = frontend.stats()[0];
+    assert!(stats.tx_packets >= stats.rx_packets && stats.rx_bytes >= 60 * stats.rx_packets);
+    frontend.kill9();
+    eventually(SOON, "the backend sees its frontend go", || {
+        backend
+            .command("show port info 0")
+            .contains("Link status: down")
+    });
 }

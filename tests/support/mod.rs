@@ -137,6 +137,12 @@ impl Dir {
     }
 }
 
+/// A socket address from its text: `at("10.0.0.1:0")`, `at("[fd00::1]:53")`.
+pub fn at(text: &str) -> std::net::SocketAddr {
+    text.parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
 /// The repository's root.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

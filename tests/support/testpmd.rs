@@ -57,8 +57,10 @@ impl TestpmdBuilder {
     /// [`Testpmd::forward`].
     pub fn start(self, dir: &Dir) -> Testpmd {
         let name = unique("pmd");
-        let mut command = Command::new("dpdk-testpmd");
+        // Its answers come through stdio, its echo does not: by lines, they stay in order.
+        let mut command = Command::new("stdbuf");
         command
+            .args(["--output=L", "dpdk-testpmd"])
             .args([
                 "--lcores",
                 &self.lcores,
@@ -76,7 +78,13 @@ impl TestpmdBuilder {
             command.arg(format!("--vdev={device}"));
         }
         command
-            .args(["--", "--interactive", "--no-lsc-interrupt", "--nb-cores=1"])
+            .args([
+                "--",
+                "--interactive",
+                "--no-lsc-interrupt",
+                "--disable-link-check",
+                "--nb-cores=1",
+            ])
             .args(["--txd=1024", "--rxd=1024", "--total-num-mbufs=16384"])
             .arg(format!("--forward-mode={}", self.forward))
             .args(&self.arguments)
