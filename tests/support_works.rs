@@ -1,7 +1,14 @@
 //! The test support keeps its own promises: what the other tests stand on.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may be as blunt as tests"
+)]
+
 mod support;
 
+use std::io::Read;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use support::frames::{Capture, RawSocket};
@@ -118,9 +125,23 @@ fn the_guest_boots_runs_commands_and_reboots() {
         rules.contains("ct state") && rules.ends_with("1\n"),
         "{rules}"
     );
+    reaches_the_agents_helper(&mut guest);
     let boot = guest.succeed("cat /proc/sys/kernel/random/boot_id");
     guest.reboot();
     assert_ne!(guest.succeed("cat /proc/sys/kernel/random/boot_id"), boot);
+}
+
+/// QEMU waits for whoever listens behind the offload port, before and after the boot.
+fn reaches_the_agents_helper(guest: &mut Guest) {
+    let listener = UnixListener::bind(guest.offload_socket()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (mut stream, _) = eventually_some(SOON, "QEMU connects", || listener.accept().ok());
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    guest.succeed("echo hello >/dev/virtio-ports/org.shunt.offload.0");
+    let mut received = [0; 6];
+    stream.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"hello\n");
 }
 
 /// QEMU's vhost-user frontend with MSI-X and several queues, and a real backend: what

@@ -1,7 +1,7 @@
 //! DPDK's testpmd as a guest (virtio-user frontend) or as a backend (vhost).
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -92,10 +92,12 @@ impl TestpmdBuilder {
         let mut process = Process::start(command, &dir.file(&format!("{name}.log")));
         // testpmd ends with its standard input.
         let stdin = process.stdin();
+        let runtime = Path::new("/var/run/dpdk").join(&name);
         let mut testpmd = Testpmd {
             process,
             stdin,
             commands: 0,
+            runtime,
         };
         testpmd.command_within("show port summary all", START_DEADLINE);
         testpmd
@@ -119,6 +121,7 @@ pub struct Testpmd {
     process: Process,
     stdin: ChildStdin,
     commands: u64,
+    runtime: PathBuf,
 }
 
 impl Testpmd {
@@ -187,6 +190,14 @@ impl Testpmd {
     /// The process: id, signals, log.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+}
+
+impl Drop for Testpmd {
+    fn drop(&mut self) {
+        self.process.kill9();
+        // DPDK leaves its directory behind; without huge pages in use there may be none.
+        let _ = std::fs::remove_dir_all(&self.runtime);
     }
 }
 
