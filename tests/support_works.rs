@@ -151,12 +151,15 @@ fn two_vhost_user_vnics_of_the_guest_reach_each_other_through_testpmd() {
     let dir = Dir::new();
     let (lan, wan) = (dir.file("lan.sock"), dir.file("wan.sock"));
     let mut backend = Testpmd::build("io")
-        .vhost(&lan, "queues=1")
-        .vhost(&wan, "queues=1")
+        .vhost(&lan, "queues=2")
+        .vhost(&wan, "queues=2")
+        .argument("--rxq=2")
+        .argument("--txq=2")
         .start(&dir);
     let mut guest = Guest::build()
-        .vnic(&lan)
-        .vnic(&wan)
+        .argument("--cpus", "2")
+        .vnic_with(&format!("socket={},queues=2", lan.display()))
+        .vnic_with(&format!("socket={},queues=2", wan.display()))
         .address("eth0", "10.8.1.1/24")
         .address("eth1", "10.8.2.1/24")
         .masquerade("eth1")
@@ -168,7 +171,7 @@ fn two_vhost_user_vnics_of_the_guest_reach_each_other_through_testpmd() {
     let before = guest.counters("eth1");
     let interrupts = guest.succeed("grep -c virtio.*input /proc/interrupts");
     assert!(
-        interrupts.trim().parse::<u32>().unwrap() >= 2,
+        interrupts.trim().parse::<u32>().unwrap() >= 4,
         "no MSI-X: {interrupts}"
     );
     guest.run("ping -c 3 -W 1 10.8.1.77");
