@@ -1,0 +1,71 @@
+# Everything a person or CI does with Shunt. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+RUST_MIN := 1.85
+SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run $(wildcard qemu/demo)
+
+.PHONY: help setup rust build demo test loom lint bench guest clean
+
+help: ## lists these targets
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: rust ## installs the Debian packages that building and testing need (as root)
+	@qemu/setup
+
+rust:
+	@version=$$($(CARGO) --version 2>/dev/null | cut -d ' ' -f 2) || true; \
+	if [[ -z $$version || $$(printf '%s\n' $(RUST_MIN) "$$version" | sort -V | head -n 1) != $(RUST_MIN) ]]; then \
+	    echo "Shunt needs Rust $(RUST_MIN) or newer, this is '$${version:-none}'." >&2; \
+	    echo "Get it with rustup ('rustup update stable'; https://rustup.rs): Debian 12's own is too old." >&2; \
+	    exit 1; \
+	fi
+
+build: rust ## builds the release binary, target/release/shunt
+	$(CARGO) build --release --locked
+
+demo: build guest ## shows an offload on this machine, from boot to speed-up
+	qemu/demo
+
+# Real peers (QEMU, DPDK) are waited for; hugepages only make them quicker.
+test: rust guest ## runs all tests, then the memory models
+	@if [[ $$EUID == 0 && $$(< /proc/sys/vm/nr_hugepages) -lt 512 ]]; then \
+	    echo 512 > /proc/sys/vm/nr_hugepages || echo "no hugepages: DPDK runs without"; \
+	fi
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) nextest run --locked $(TESTS); \
+	else \
+	    set -x; $(CARGO) test --locked $(TESTS) -- --test-threads=1; \
+	fi
+	$(CARGO) test --locked --doc
+	$(MAKE) --no-print-directory loom
+
+loom: rust ## model-checks the memory ordering of rings and tables
+	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
+	    $(CARGO) test --locked --release --lib model
+
+lint: rust ## formatting, clippy, rustdoc, shellcheck, dependency policy
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	shellcheck $(SCRIPTS)
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    set -x; $(CARGO) deny --offline check licenses bans sources; \
+	else \
+	    echo "cargo-deny is not installed: dependency policy (deny.toml) not checked"; \
+	fi
+
+bench: rust ## runs all benches
+	$(CARGO) bench --locked
+
+bench-%: rust ## runs one bench: make bench-NAME
+	$(CARGO) bench --locked --bench $*
+
+guest: ## builds the router guest, target/guest
+	@qemu/build-guest
+
+clean: ## removes what was built
+	rm -rf target
