@@ -452,3 +452,6 @@ fn reply(
         dscp: dscp(backward.dscp)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

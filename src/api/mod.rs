@@ -22,9 +22,6 @@ mod stream;
 pub mod wire;
 pub mod withdraw;
 
-#[cfg(test)]
-mod tests;
-
 pub use client::{Client, ClientError};
 pub use control::{Answer, Control, SessionPage};
 pub use convert::{NotInModel, VnicNames, from_request, to_request};

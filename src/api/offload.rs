@@ -149,10 +149,10 @@ impl OffloadResult {
     /// The result of a session that the flow table answered with `outcome`.
     pub fn new(key: SessionKey, outcome: Outcome) -> Self {
         let result = match outcome {
-            Outcome::Offloaded => OffloadStatus::Offloaded,
-            Outcome::Unchanged => OffloadStatus::Unchanged,
-            Outcome::Replaced => OffloadStatus::Replaced,
-            Outcome::Superseded => OffloadStatus::Superseded,
+            Outcome::Offloaded(_) => OffloadStatus::Offloaded,
+            Outcome::Unchanged(_) => OffloadStatus::Unchanged,
+            Outcome::Replaced(_) => OffloadStatus::Replaced,
+            Outcome::Superseded(_) => OffloadStatus::Superseded,
             Outcome::TableFull => return Self::table_full(key),
             Outcome::Invalid(error) => return Self::invalid(key, error.into()),
         };

@@ -20,6 +20,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -322,13 +323,20 @@ async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Resu
             format!("send the header `Content-Type: {MEDIA_TYPE}`"),
         ));
     }
-    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
-        Ok(Ok(body)) => wire::read_input(&body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::protocol(
+    let too_big = || {
+        ApiError::protocol(
             StatusCode::PAYLOAD_TOO_LARGE,
             ErrorTag::TooBig,
             format!("a body has at most {BODY_MAX} bytes: send fewer entries a call"),
-        )),
+        )
+    };
+    // A length that is told beforehand is judged before the body is asked for.
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(too_big());
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+        Ok(Ok(body)) => wire::read_input(&body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_big()),
         Ok(Err(error)) => Err(ApiError::protocol(
             StatusCode::BAD_REQUEST,
             ErrorTag::MalformedMessage,

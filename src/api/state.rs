@@ -11,9 +11,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::convert::{NotInModel, VnicNames, from_request};
 use super::session::Session;
 use super::wire::u64_text;
-use crate::flow::{CloseCode, FlowState};
+use crate::flow::sessions::{DirectionView, SessionPhase};
+use crate::flow::{CloseCode, FlowState, HandOverStats, SessionView};
 use crate::packet::{DropReason, MacAddr, PuntReason};
 use crate::port::{DeviceStatus, QueueStatus};
 
@@ -102,6 +104,57 @@ pub struct FlowReport {
     pub source_mac: Option<MacAddr>,
 }
 
+impl From<&DirectionView> for FlowReport {
+    fn from(view: &DirectionView) -> Self {
+        let known = |mac: MacAddr| (mac != MacAddr::default()).then_some(mac);
+        let (destination, source) = view.macs;
+        Self {
+            state: view.state.into(),
+            packets: view.totals.packets,
+            octets: view.totals.bytes,
+            destination_mac: known(destination),
+            source_mac: known(source),
+        }
+    }
+}
+
+/// Where a session stands as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Accepted; its place in the table is not free yet.
+    Entering,
+    /// In the table.
+    Live,
+    /// In the table; its packets go to the guest until its flows are replaced.
+    Replacing,
+    /// It ends; its packets go to the guest.
+    Closing,
+}
+
+impl From<SessionPhase> for Phase {
+    fn from(phase: SessionPhase) -> Self {
+        match phase {
+            SessionPhase::Entering => Self::Entering,
+            SessionPhase::Live => Self::Live,
+            SessionPhase::Replacing => Self::Replacing,
+            SessionPhase::Closing(_) => Self::Closing,
+        }
+    }
+}
+
+impl Phase {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entering => "entering",
+            Self::Live => "live",
+            Self::Replacing => "replacing",
+            Self::Closing => "closing",
+        }
+    }
+}
+
 /// A session's status, now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -109,10 +162,20 @@ pub struct SessionStatus {
     /// The backend's number for it, unique while the backend runs.
     #[serde(with = "u64_text")]
     pub id: u64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why it closes; a close code, present while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_code: Option<String>,
     /// Seconds since it was offloaded.
     pub age: u32,
     /// Seconds since either direction moved.
     pub idle: u32,
+    /// The guest's transit time when it was handed over, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transit: Option<u32>,
+    /// Drains that met a bound.
+    pub drain_bounds: u32,
     /// The original direction, if it is offloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<FlowReport>,
@@ -131,6 +194,41 @@ pub struct SessionReport {
     pub session: Session,
     /// How it goes.
     pub status: SessionStatus,
+}
+
+impl SessionStatus {
+    /// The status that `view` shows.
+    pub fn new(view: &SessionView<'_>) -> Self {
+        let [original, reply] = &view.directions;
+        let number = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
+        Self {
+            id: view.session.0,
+            phase: view.phase.into(),
+            close_code: match view.phase {
+                SessionPhase::Closing(code) => Some(code.name().to_owned()),
+                SessionPhase::Entering | SessionPhase::Live | SessionPhase::Replacing => None,
+            },
+            age: number(u128::from(view.age.as_secs())),
+            idle: number(u128::from(view.idle.as_secs())),
+            transit: view.transit.map(|transit| number(transit.as_micros())),
+            drain_bounds: view.drain_bounds,
+            original: original.as_ref().map(FlowReport::from),
+            reply: reply.as_ref().map(FlowReport::from),
+        }
+    }
+}
+
+impl SessionReport {
+    /// The report of a session of the element whose vNICs are `vnics`.
+    ///
+    /// # Errors
+    /// The session was not asked for through this model.
+    pub fn new(view: &SessionView<'_>, vnics: &dyn VnicNames) -> Result<Self, NotInModel> {
+        Ok(Self {
+            session: from_request(view.request, vnics)?,
+            status: SessionStatus::new(view),
+        })
+    }
 }
 
 /// The sessions of an element.
@@ -302,45 +400,66 @@ pub struct TableStatistics {
     pub sessions: u32,
     /// Sessions it has room for.
     pub sessions_max: u32,
-    /// Sessions that were put in.
-    #[serde(with = "u64_text")]
-    pub offloaded: u64,
-    /// Sessions refused because it was full.
+    /// Requests refused because it was full.
     #[serde(with = "u64_text")]
     pub refused_full: u64,
 }
 
-/// How flows moved to the fast path.
+/// How flows moved to the fast path, since the backend started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct HandOverStatistics {
-    /// Flows that wait for proof now.
-    pub pending: u32,
-    /// Flows that drain now.
-    pub draining: u32,
-    /// Flows that go around the guest now.
-    pub active: u32,
     /// Proofs of forwarding seen.
     #[serde(with = "u64_text")]
     pub proved: u64,
-    /// Drains that ended with the marker leaving the guest.
+    /// Flows that became active.
     #[serde(with = "u64_text")]
-    pub drained: u64,
-    /// Drains given up at a bound; the flow tries again later.
+    pub activated: u64,
+    /// Draining flows that the guest sent otherwise than requested.
     #[serde(with = "u64_text")]
-    pub bound: u64,
-    /// Drains ended at a bound by moving anyway, where configured.
+    pub disproved: u64,
+    /// Drains that met a bound of frames, bytes or time.
+    #[serde(with = "u64_text")]
+    pub drain_bounds: u64,
+    /// Of these, flows that became active all the same, where configured.
     #[serde(with = "u64_text")]
     pub forced: u64,
-    /// Frames parked now.
-    pub parked_frames: u32,
-    /// Bytes of those.
+    /// Frames parked.
     #[serde(with = "u64_text")]
-    pub parked_octets: u64,
-    /// The guest's transit time, measured from markers, microseconds; absent until
-    /// measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transit_us: Option<u32>,
+    pub parked_frames: u64,
+    /// Of these, released to the egress uplink.
+    #[serde(with = "u64_text")]
+    pub released_to_egress: u64,
+    /// Of these, released to the guest.
+    #[serde(with = "u64_text")]
+    pub released_to_guest: u64,
+    /// The guest's transit time as measured last, from markers, microseconds.
+    #[serde(with = "u64_text")]
+    pub transit_last: u64,
+    /// The same, smoothed over about eight measurements.
+    #[serde(with = "u64_text")]
+    pub transit_smoothed: u64,
+    /// The longest.
+    #[serde(with = "u64_text")]
+    pub transit_max: u64,
+}
+
+impl From<&HandOverStats> for HandOverStatistics {
+    fn from(stats: &HandOverStats) -> Self {
+        Self {
+            proved: stats.proved,
+            activated: stats.activated,
+            disproved: stats.disproved,
+            drain_bounds: stats.drain_bounds,
+            forced: stats.forced,
+            parked_frames: stats.parked_frames,
+            released_to_egress: stats.released_to_egress,
+            released_to_guest: stats.released_to_guest,
+            transit_last: stats.transit_us_last,
+            transit_smoothed: stats.transit_us_ewma,
+            transit_max: stats.transit_us_max,
+        }
+    }
 }
 
 /// The counters of an element. Hits, punts and drops of frames from uplinks are

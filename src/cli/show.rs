@@ -121,8 +121,13 @@ fn session_detail(report: &SessionReport) -> String {
             .unwrap_or(original.destination_address),
         new.destination_port.or(original.destination_port),
     );
+    let phase = match &status.close_code {
+        Some(code) => format!("{} ({code})", status.phase.name()),
+        None => status.phase.name().to_owned(),
+    };
     let mut lines = vec![
         ("key", session.key.to_string()),
+        ("phase", phase),
         ("protocol", session.protocol.to_string()),
         ("original", format!("{from} -> {to}")),
     ];
@@ -287,36 +292,34 @@ fn statistics_table(statistics: &Statistics) -> String {
         (
             "sessions",
             format!(
-                "{} of {}, {} offloaded, {} refused (full)",
-                table.sessions, table.sessions_max, table.offloaded, table.refused_full
-            ),
-        ),
-        (
-            "flows",
-            format!(
-                "{} pending, {} draining, {} active",
-                hand_over.pending, hand_over.draining, hand_over.active
+                "{} of {}, {} refused (full)",
+                table.sessions, table.sessions_max, table.refused_full
             ),
         ),
         (
             "hand-over",
             format!(
-                "{} proved, {} drained, {} at bound, {} forced",
-                hand_over.proved, hand_over.drained, hand_over.bound, hand_over.forced
+                "{} proved, {} activated, {} disproved, {} at bound, {} forced",
+                hand_over.proved,
+                hand_over.activated,
+                hand_over.disproved,
+                hand_over.drain_bounds,
+                hand_over.forced
             ),
         ),
         (
             "parked",
             format!(
-                "{} frames, {} octets",
-                hand_over.parked_frames, hand_over.parked_octets
+                "{} frames, {} to egress, {} to guest",
+                hand_over.parked_frames, hand_over.released_to_egress, hand_over.released_to_guest
             ),
         ),
         (
             "guest transit",
-            hand_over
-                .transit_us
-                .map_or("not measured yet".to_owned(), |us| format!("{us} us")),
+            format!(
+                "{} us last, {} us smoothed, {} us max",
+                hand_over.transit_last, hand_over.transit_smoothed, hand_over.transit_max
+            ),
         ),
     ]);
     for (title, counts) in [
