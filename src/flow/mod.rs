@@ -7,14 +7,8 @@
 //! keep their pins short.
 //! *Standard*: RFC 9293 (which TCP segments end a session), RFC 9260 (SCTP).
 
-pub mod hand_over;
 pub mod moment;
-pub mod request;
-pub mod sessions;
 pub mod spec;
 
-pub use hand_over::HandOverStats;
 pub use moment::Moment;
-pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
-pub use sessions::{Outcome, SessionView};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
