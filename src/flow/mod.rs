@@ -7,8 +7,35 @@
 //! keep their pins short.
 //! *Standard*: RFC 9293 (which TCP segments end a session), RFC 9260 (SCTP).
 
+mod buckets;
+mod epoch;
+pub mod hand_over;
+pub mod hash;
 pub mod moment;
+mod prefetch;
+pub mod queue;
+pub mod request;
+pub mod sessions;
+mod slab;
 pub mod spec;
+pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod wheel;
+#[cfg(test)]
+mod world;
 
+pub use hand_over::{
+    FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+};
+pub use hash::HashSeed;
 pub use moment::Moment;
+pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
+pub use sessions::{
+    ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
+};
+pub use slab::{Flow, FlowCounters};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
+pub use table::{
+    FlowRef, Grace, InsertError, Pin, TableReader, TableWriter, flow_table, table_memory_bytes,
+};

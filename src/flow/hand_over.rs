@@ -1,0 +1,578 @@
+//! The worker's side of a hand-over: when a flow's packets may stop going through the
+//! guest (DESIGN section 4, hand-over). One per element and worker.
+//!
+//! It holds records, no frames: those lie in the datapath's parking lot, by [`FlowId`],
+//! and are moved when an answer says so. A flow is in one of three situations:
+//!
+//! | flow state | record | its packets |
+//! |---|---|---|
+//! | pending | perhaps | go to the guest |
+//! | draining | last punted packet not distinct | go to the guest |
+//! | draining | last punted packet distinct: the *marker* | park |
+//!
+//! A punted packet is *distinct* if its leaving the guest shows that all of the flow's
+//! earlier packets have left: a TCP packet whose sequence end and acknowledgement are
+//! both at or past everything seen of the flow since the request, and one of them past
+//! it; another packet if it differs from the last eight. The first packet seen of a flow
+//! is never distinct, because what entered the guest before the request is unknown.
+//!
+//! *Promises*: a flow becomes active only after the guest sent a frame that is exactly
+//! its rewrite. In ordered mode and behind a guest that keeps a flow's packets in order
+//! (it may drop, merge, split and repeat them), nothing overtakes. Parked frames are
+//! bounded in number, bytes and time, summed over the element's flows, and never lost.
+//! Nothing is allocated after [`HandOver::new`]; every call takes constant time but
+//! [`HandOver::expire`] and [`HandOver::revisit`], which take it per parked flow.
+//! A clock that goes backwards stands still.
+//!
+//! *Refuses*: to tell apart what is equal. UDP and other packets of the same length and
+//! first payload bytes are taken as interchangeable once 32 in a row were equal, and a
+//! flow that only alternates between few payloads stays pending. A packet that is sent
+//! again while its first copy is still in the guest *from before the flow's record began*
+//! (before the request, as a rule), and is not known from later ones, may end the drain
+//! one guest transit early.
+//!
+//! *Caller's duty*: all packets of a flow, from the uplink and from the guest, come to
+//! the same machine in their order. Packets of closing flows come too, unless
+//! [`HandOver::is_idle`]. What an answer releases is moved before the next packet is
+//! looked at. [`HandOver::revisit`] is called at a burst's start whenever
+//! [`ElementSignals::revisit`](super::ElementSignals) has changed; [`HandOver::expire`]
+//! by [`HandOver::next_deadline`]. The lot holds what [`HandOverLimits`] allow.
+//!
+//! *Standard*: RFC 9293 section 3.4 (sequence numbers), RFC 6298 section 2 (smoothing).
+
+mod records;
+mod seen;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use self::records::Records;
+use super::table::{FlowRef, Pin};
+use super::{CloseCode, FlowId, FlowState, HandOverMode, Moment, SessionId};
+use crate::packet::{MacAddr, Marker};
+
+/// The longest wait between two drains of a flow.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A timed packet that has not left the guest for so long never will.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+/// How many records [`HandOver::revisit`] looks at beside the parked ones.
+const SWEEP: usize = 64;
+
+/// What a hand-over may take, summed over an element's flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandOverLimits {
+    /// Frames parked at a time.
+    pub frames: u32,
+    /// Bytes parked at a time.
+    pub bytes: usize,
+    /// How long a frame is parked.
+    pub time: Duration,
+    /// A proven flow becomes active at the bound, instead of returning to the guest.
+    pub forced: bool,
+    /// Flows that something is remembered about; raised to `frames + 1` if it is less.
+    pub flows: u32,
+}
+
+impl Default for HandOverLimits {
+    fn default() -> Self {
+        Self {
+            frames: 1024,
+            bytes: 4 << 20,
+            time: Duration::from_millis(20),
+            forced: false,
+            flows: 2048,
+        }
+    }
+}
+
+/// What becomes of a keyed frame from the uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ingress {
+    /// To the guest.
+    Punt,
+    /// Into the parking lot.
+    Park,
+    /// The flow's parked frames to the guest in their order, then this one.
+    ReleaseThenPunt,
+    /// The flow's parked frames to the egress uplink in their order, then this one: it was
+    /// forced to become active.
+    ReleaseThenForward,
+}
+
+/// What follows from a frame of the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestSent {
+    /// Nothing.
+    Nothing,
+    /// The flow is active. With `release` its parked frames go, rewritten and in their
+    /// order, to the egress uplink right after this very frame.
+    Activated {
+        /// Whether frames are parked.
+        release: bool,
+    },
+    /// While draining the guest sent something else than the rewrite: the flow is pending
+    /// again. With `release` its parked frames go to the guest in their order.
+    Disproved {
+        /// Whether frames are parked.
+        release: bool,
+    },
+}
+
+/// Where parked frames go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReleaseTo {
+    /// The guest, unchanged.
+    Guest,
+    /// The flow's egress uplink, rewritten.
+    Uplink,
+}
+
+/// A flow whose parked frames leave the lot, all of them and in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Release {
+    /// Whose frames.
+    pub flow: FlowId,
+    /// Where they go.
+    pub to: ReleaseTo,
+}
+
+/// What a worker tells the element's [`Sessions`](super::Sessions).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowEvent {
+    /// The flow is active.
+    Activated {
+        /// Which.
+        flow: FlowId,
+        /// The guest's transit time as measured last, on any of the element's flows.
+        transit: Option<Duration>,
+        /// At a bound, not at its marker.
+        forced: bool,
+    },
+    /// A drain met a bound; the flow is pending again.
+    DrainBound {
+        /// Which.
+        flow: FlowId,
+    },
+    /// A packet was seen that ends the session.
+    Closed {
+        /// Whose. (The session, not the flow: a replacement changes the flow's id.)
+        session: SessionId,
+        /// Why.
+        code: CloseCode,
+    },
+}
+
+/// Counters of one machine since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HandOverStats {
+    /// Proofs of forwarding.
+    pub proved: u64,
+    /// Flows that became active, the forced ones included.
+    pub activated: u64,
+    /// Draining flows that the guest sent otherwise than requested.
+    pub disproved: u64,
+    /// Drains that met a bound of frames, bytes or time.
+    pub drain_bounds: u64,
+    /// Of these, flows that became active all the same.
+    pub forced: u64,
+    /// Frames parked in total.
+    pub parked_frames: u64,
+    /// Of these, released to the egress uplink.
+    pub released_to_egress: u64,
+    /// Of these, released to the guest.
+    pub released_to_guest: u64,
+    /// The guest's transit time as measured last, microseconds.
+    pub transit_us_last: u64,
+    /// Smoothed over about eight measurements, microseconds.
+    pub transit_us_ewma: u64,
+    /// The longest measured, microseconds.
+    pub transit_us_max: u64,
+}
+
+/// The hand-over machine of one element on one worker.
+#[derive(Debug)]
+pub struct HandOver {
+    limits: HandOverLimits,
+    records: Records,
+    parked_frames: u32,
+    parked_bytes: usize,
+    now: Moment,
+    stats: HandOverStats,
+    events: VecDeque<FlowEvent>,
+}
+
+impl HandOver {
+    /// A machine without records; the only place that allocates.
+    pub fn new(limits: HandOverLimits) -> Self {
+        let flows = limits.flows.max(limits.frames.saturating_add(1)) as usize;
+        Self {
+            limits,
+            records: Records::new(flows),
+            parked_frames: 0,
+            parked_bytes: 0,
+            now: Moment(0),
+            stats: HandOverStats::default(),
+            events: VecDeque::with_capacity(flows),
+        }
+    }
+
+    /// A keyed frame from the uplink hit a flow that is not active. `control`: the guest
+    /// must see it whatever the flow's state ([`Parsed::control`](crate::packet::Parsed),
+    /// expiring TTL, larger than the MTU).
+    pub fn ingress(
+        &mut self,
+        flow: FlowRef<'_>,
+        marker: Marker,
+        control: bool,
+        frame_len: usize,
+        now: Moment,
+    ) -> Ingress {
+        let now = self.clock(now);
+        let state = flow.state();
+        if state == FlowState::Closing || state == FlowState::Active {
+            return self.not_waiting(flow.id());
+        }
+        // The session is not idle while the guest carries it.
+        flow.count(0, 0, now.millis() as u32);
+        let place = self.records.obtain(flow.id());
+        let record = self.records.peek(place);
+        let draining = state == FlowState::Draining && record.distinct;
+        // A marker older than the bound is lost in the guest: waiting for it would only
+        // make this frame late. The frame becomes the marker instead.
+        let lost = record.parked_frames == 0 && now.since(record.last_at) > self.limits.time;
+        if draining && !control && !lost {
+            return self.park(flow, place, marker, frame_len, now);
+        }
+        let released = self.return_parked(place, now);
+        self.punt(place, marker, now);
+        if released {
+            Ingress::ReleaseThenPunt
+        } else {
+            Ingress::Punt
+        }
+    }
+
+    /// The guest sent a frame whose key is the flow's egress key. `exact`: but for the
+    /// MACs it is the requested rewrite.
+    pub fn guest_sent(
+        &mut self,
+        flow: FlowRef<'_>,
+        marker: Marker,
+        dst_mac: MacAddr,
+        src_mac: MacAddr,
+        exact: bool,
+        now: Moment,
+    ) -> GuestSent {
+        let now = self.clock(now);
+        let state = flow.state();
+        if state == FlowState::Closing || state == FlowState::Active {
+            return GuestSent::Nothing;
+        }
+        let place = self.records.obtain(flow.id());
+        self.leaves(place, marker, now);
+        let spec = flow.spec();
+        let proves = exact
+            && spec.dst_mac.is_none_or(|mac| mac == dst_mac)
+            && spec.src_mac.is_none_or(|mac| mac == src_mac)
+            && !dst_mac.is_group()
+            && !src_mac.is_group();
+        if state == FlowState::Draining {
+            if !proves || flow.macs() != (dst_mac, src_mac) {
+                return self.disproved(flow, place, now);
+            }
+        } else {
+            if !proves {
+                return GuestSent::Nothing;
+            }
+            self.stats.proved += 1;
+            flow.learn_macs(dst_mac, src_mac);
+        }
+        let record = self.records.peek(place);
+        let out = record.distinct && record.last.is_some_and(|last| seen::reaches(marker, last));
+        if out || spec.mode == HandOverMode::Prompt {
+            return self.activate(flow, state, place);
+        }
+        if state == FlowState::Pending && now >= record.retry_at {
+            flow.transition(FlowState::Pending, FlowState::Draining);
+        }
+        GuestSent::Nothing
+    }
+
+    /// Ends the drains whose time is up; `release` is told what to move, in order.
+    pub fn expire(&mut self, pin: &Pin<'_>, now: Moment, mut release: impl FnMut(Release)) {
+        let now = self.clock(now);
+        while let Some(place) = self.records.oldest_parked() {
+            let record = self.records.peek(place);
+            if now < record.parked_since + self.limits.time {
+                return;
+            }
+            let id = record.flow;
+            let forced = match pin.by_id(id) {
+                Some(flow) => self.bound(flow, place, now),
+                None => {
+                    self.drop_record(place);
+                    false
+                }
+            };
+            let to = if forced {
+                ReleaseTo::Uplink
+            } else {
+                ReleaseTo::Guest
+            };
+            release(Release { flow: id, to });
+        }
+    }
+
+    /// Looks again at flows with parked frames, after sessions have closed; `release` is
+    /// told what to move, in order.
+    pub fn revisit(&mut self, pin: &Pin<'_>, mut release: impl FnMut(Release)) {
+        let mut at = self.records.oldest_parked();
+        while let Some(place) = at {
+            at = self.records.next_parked(place);
+            let flow = self.records.peek(place).flow;
+            if state(pin, flow) != Some(FlowState::Draining) {
+                self.drop_record(place);
+                let to = ReleaseTo::Guest;
+                release(Release { flow, to });
+            }
+        }
+        for _ in 0..SWEEP.min(self.records.len()) {
+            let Some(place) = self.records.rotate_watched() else {
+                return;
+            };
+            let now = state(pin, self.records.peek(place).flow);
+            if !matches!(now, Some(FlowState::Pending | FlowState::Draining)) {
+                self.drop_record(place);
+            }
+        }
+    }
+
+    /// When [`HandOver::expire`] is to be called next.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        let place = self.records.oldest_parked()?;
+        Some(self.records.peek(place).parked_since + self.limits.time)
+    }
+
+    /// Whether nothing is parked, so that nothing can become due.
+    pub fn is_idle(&self) -> bool {
+        self.parked_frames == 0
+    }
+
+    /// Frames parked now.
+    pub fn parked_frames(&self) -> u32 {
+        self.parked_frames
+    }
+
+    /// Flows remembered now.
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The next event for the element's sessions. Up to one per record is kept, so it is
+    /// enough to ask once a burst; what does not fit is lost, and the sessions find out
+    /// when their timers look at the flow.
+    pub fn next_event(&mut self) -> Option<FlowEvent> {
+        self.events.pop_front()
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> &HandOverStats {
+        &self.stats
+    }
+
+    fn clock(&mut self, now: Moment) -> Moment {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    /// A packet of a closing flow; or of one that just became active elsewhere.
+    fn not_waiting(&mut self, flow: FlowId) -> Ingress {
+        let Some(place) = self.records.find(flow) else {
+            return Ingress::Punt;
+        };
+        if self.drop_record(place) > 0 {
+            Ingress::ReleaseThenPunt
+        } else {
+            Ingress::Punt
+        }
+    }
+
+    fn park(
+        &mut self,
+        flow: FlowRef<'_>,
+        place: u32,
+        marker: Marker,
+        frame_len: usize,
+        now: Moment,
+    ) -> Ingress {
+        if self.parked_frames >= self.limits.frames
+            || self.parked_bytes.saturating_add(frame_len) > self.limits.bytes
+        {
+            let parked = self.records.peek(place).parked_frames > 0;
+            if self.bound(flow, place, now) {
+                return Ingress::ReleaseThenForward;
+            }
+            if let Some(place) = self.records.find(flow.id()) {
+                self.punt(place, marker, now);
+            }
+            return if parked {
+                Ingress::ReleaseThenPunt
+            } else {
+                Ingress::Punt
+            };
+        }
+        self.parked_frames += 1;
+        self.parked_bytes += frame_len;
+        self.stats.parked_frames += 1;
+        self.records.park(place, frame_len, now);
+        let record = self.records.get(place);
+        let distinct = record.seen.enters(marker);
+        record.tail = Some((marker, distinct));
+        Ingress::Park
+    }
+
+    /// Notes a packet that goes to the guest.
+    fn punt(&mut self, place: u32, marker: Marker, now: Moment) {
+        let record = self.records.get(place);
+        record.distinct = record.seen.enters(marker);
+        record.last = Some(marker);
+        record.last_at = now;
+        if record.distinct
+            && record
+                .probe
+                .is_none_or(|(_, since)| now.since(since) > PROBE_MAX)
+        {
+            record.probe = Some((marker, now));
+        }
+    }
+
+    /// Notes a packet that has left the guest, and times it.
+    fn leaves(&mut self, place: u32, marker: Marker, now: Moment) {
+        let record = self.records.get(place);
+        record.seen.leaves(marker);
+        if let Some((probe, since)) = record.probe
+            && seen::reaches(marker, probe)
+        {
+            record.probe = None;
+            let us = u64::try_from(now.since(since).as_micros()).unwrap_or(u64::MAX);
+            let stats = &mut self.stats;
+            stats.transit_us_last = us;
+            stats.transit_us_max = stats.transit_us_max.max(us);
+            stats.transit_us_ewma = match stats.transit_us_ewma {
+                0 => us,
+                ewma => ewma - ewma / 8 + us / 8,
+            };
+        }
+    }
+
+    fn activate(&mut self, flow: FlowRef<'_>, from: FlowState, place: u32) -> GuestSent {
+        if !flow.transition(from, FlowState::Active) {
+            // It is closing: what is parked goes to the guest when that is looked at.
+            return GuestSent::Nothing;
+        }
+        let frames = self.drop_accounts(place);
+        self.records.forget(place);
+        self.stats.released_to_egress += u64::from(frames);
+        self.stats.activated += 1;
+        self.tell(FlowEvent::Activated {
+            flow: flow.id(),
+            transit: self.transit(),
+            forced: false,
+        });
+        GuestSent::Activated {
+            release: frames > 0,
+        }
+    }
+
+    fn disproved(&mut self, flow: FlowRef<'_>, place: u32, now: Moment) -> GuestSent {
+        if !flow.transition(FlowState::Draining, FlowState::Pending) {
+            return GuestSent::Nothing;
+        }
+        self.stats.disproved += 1;
+        let release = self.return_parked(place, now);
+        GuestSent::Disproved { release }
+    }
+
+    /// A drain met a bound. `true`: the flow is active all the same, its parked frames go
+    /// to the uplink; else they go to the guest.
+    fn bound(&mut self, flow: FlowRef<'_>, place: u32, now: Moment) -> bool {
+        self.stats.drain_bounds += 1;
+        let id = flow.id();
+        if self.limits.forced && flow.transition(FlowState::Draining, FlowState::Active) {
+            let frames = self.drop_accounts(place);
+            self.records.forget(place);
+            self.stats.released_to_egress += u64::from(frames);
+            self.stats.activated += 1;
+            self.stats.forced += 1;
+            self.tell(FlowEvent::Activated {
+                flow: id,
+                transit: self.transit(),
+                forced: true,
+            });
+            return true;
+        }
+        if !flow.transition(FlowState::Draining, FlowState::Pending) {
+            self.drop_record(place);
+            return false;
+        }
+        let shortest = Duration::from_micros(self.stats.transit_us_ewma.saturating_mul(4));
+        self.return_parked(place, now);
+        let record = self.records.get(place);
+        record.backoff = if record.backoff.is_zero() {
+            shortest.max(self.limits.time)
+        } else {
+            record.backoff.saturating_mul(2)
+        }
+        .min(BACKOFF_MAX);
+        record.retry_at = now + record.backoff;
+        self.tell(FlowEvent::DrainBound { flow: id });
+        false
+    }
+
+    /// The record's parked frames go to the guest; whether there are any. The last of them
+    /// is then the packet that went to the guest last.
+    fn return_parked(&mut self, place: u32, now: Moment) -> bool {
+        let frames = self.drop_accounts(place);
+        self.stats.released_to_guest += u64::from(frames);
+        let record = self.records.get(place);
+        if let Some((marker, distinct)) = record.tail.take() {
+            record.last = Some(marker);
+            record.last_at = now;
+            record.distinct = distinct;
+        }
+        frames > 0
+    }
+
+    /// The record goes, its parked frames to the guest; how many.
+    fn drop_record(&mut self, place: u32) -> u32 {
+        let frames = self.drop_accounts(place);
+        self.records.forget(place);
+        self.stats.released_to_guest += u64::from(frames);
+        frames
+    }
+
+    fn drop_accounts(&mut self, place: u32) -> u32 {
+        let (frames, bytes) = self.records.release(place);
+        self.parked_frames -= frames;
+        self.parked_bytes -= bytes;
+        frames
+    }
+
+    fn transit(&self) -> Option<Duration> {
+        let us = self.stats.transit_us_last;
+        (us > 0).then(|| Duration::from_micros(us))
+    }
+
+    fn tell(&mut self, event: FlowEvent) {
+        if self.events.len() < self.events.capacity() {
+            self.events.push_back(event);
+        }
+    }
+}
+
+fn state(pin: &Pin<'_>, id: FlowId) -> Option<FlowState> {
+    pin.by_id(id).map(|flow| flow.state())
+}
+
+#[cfg(test)]
+mod tests;

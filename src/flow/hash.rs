@@ -1,0 +1,148 @@
+//! The keyed hash of the flow table.
+//!
+//! *Promises*: SipHash-1-3 under a seed of 128 random bits: who does not know the
+//! seed cannot choose keys that meet in a bucket.
+//! *Refuses*: nothing; every key has a hash.
+//! *Caller's duty*: the seed and anything that shows bucket numbers stay inside the
+//! process.
+//! *Standard*: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF",
+//! 2012, with one compression and three finalisation rounds (as Rust's own maps).
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use crate::packet::FlowKey;
+
+/// The secret of one table's hash.
+#[derive(Clone)]
+pub struct HashSeed {
+    k0: u64,
+    k1: u64,
+}
+
+impl HashSeed {
+    /// A seed that nobody outside the process knows.
+    ///
+    /// `RandomState` takes its key from the operating system; the seed is two outputs
+    /// of its hash, which tell nothing about each other.
+    pub fn random() -> Self {
+        let state = RandomState::new();
+        Self::from_words(state.hash_one(0u64), state.hash_one(1u64))
+    }
+
+    /// A known seed, for tests that must repeat.
+    pub const fn from_words(k0: u64, k1: u64) -> Self {
+        Self { k0, k1 }
+    }
+}
+
+/// Says nothing, so that no log gives the seed away.
+impl fmt::Debug for HashSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashSeed(secret)")
+    }
+}
+
+/// SipHash-1-3 of the key's 48 bytes (its words, little-endian).
+#[inline]
+pub fn hash(seed: &HashSeed, key: &FlowKey) -> u64 {
+    let [a, b, c, d, e, f] = *key.words();
+    let mut state = State::new(seed);
+    state.compress(a);
+    state.compress(b);
+    state.compress(c);
+    state.compress(d);
+    state.compress(e);
+    state.compress(f);
+    // The closing block: the length in the highest byte, no bytes left over.
+    state.compress(48 << 56);
+    state.finish()
+}
+
+struct State {
+    v0: u64,
+    v1: u64,
+    v2: u64,
+    v3: u64,
+}
+
+impl State {
+    #[inline(always)]
+    fn new(seed: &HashSeed) -> Self {
+        Self {
+            v0: seed.k0 ^ 0x736f_6d65_7073_6575,
+            v1: seed.k1 ^ 0x646f_7261_6e64_6f6d,
+            v2: seed.k0 ^ 0x6c79_6765_6e65_7261,
+            v3: seed.k1 ^ 0x7465_6462_7974_6573,
+        }
+    }
+
+    #[inline(always)]
+    fn round(&mut self) {
+        self.v0 = self.v0.wrapping_add(self.v1);
+        self.v2 = self.v2.wrapping_add(self.v3);
+        self.v1 = self.v1.rotate_left(13) ^ self.v0;
+        self.v3 = self.v3.rotate_left(16) ^ self.v2;
+        self.v0 = self.v0.rotate_left(32);
+        self.v2 = self.v2.wrapping_add(self.v1);
+        self.v0 = self.v0.wrapping_add(self.v3);
+        self.v1 = self.v1.rotate_left(17) ^ self.v2;
+        self.v3 = self.v3.rotate_left(21) ^ self.v0;
+        self.v2 = self.v2.rotate_left(32);
+    }
+
+    #[inline(always)]
+    fn compress(&mut self, word: u64) {
+        self.v3 ^= word;
+        self.round();
+        self.v0 ^= word;
+    }
+
+    #[inline(always)]
+    fn finish(mut self) -> u64 {
+        self.v2 ^= 0xff;
+        self.round();
+        self.round();
+        self.round();
+        self.v0 ^ self.v1 ^ self.v2 ^ self.v3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::Hasher;
+
+    use proptest::prelude::*;
+    use siphasher::sip::SipHasher13;
+
+    use super::*;
+    use crate::packet::VnicId;
+
+    proptest! {
+        #[test]
+        fn it_is_siphash_1_3_of_the_words(
+            seed: [u64; 2], vnic: u16, vlan: u16, version: u8, protocol: u8,
+            src: [u8; 16], dst: [u8; 16], ports: [u16; 2],
+        ) {
+            let key = FlowKey::from_parts(
+                VnicId(vnic), vlan, version, protocol, &src, &dst, ports[0], ports[1],
+            );
+            let mut oracle = SipHasher13::new_with_keys(seed[0], seed[1]);
+            for word in key.words() {
+                oracle.write(&word.to_le_bytes());
+            }
+            prop_assert_eq!(
+                hash(&HashSeed::from_words(seed[0], seed[1]), &key),
+                oracle.finish()
+            );
+        }
+    }
+
+    #[test]
+    fn two_random_seeds_differ_and_do_not_show_themselves() {
+        let (a, b) = (HashSeed::random(), HashSeed::random());
+        let key = FlowKey::default();
+        assert_ne!(hash(&a, &key), hash(&b, &key));
+        assert_eq!(format!("{a:?}"), "HashSeed(secret)");
+    }
+}

@@ -1,0 +1,383 @@
+//! One element's sessions: the writer's side of its flow table.
+//!
+//! *Promises*: offering the same request again changes nothing; a request that changes
+//! only what becomes of the packets replaces the flows in place; any other request with
+//! the same key, the same match or the same egress key supersedes the session in its way.
+//! Ending has two steps, so that a worker hands the guest what it parked before it sees
+//! later packets miss: the flows are set to closing and workers are told to look
+//! ([`ElementSignals::revisit`]), and only when each of them has looked are the flows
+//! removed. A session whose place is still held so is *entering*. `waiting` is exact
+//! as far as the workers' events have come in. A clock that goes backwards stands still.
+//! Timers cost the sessions that are due, never the table's size.
+//!
+//! *Refuses*: requests that contradict themselves ([`Outcome::Invalid`]) and those beyond
+//! the table's quota ([`Outcome::TableFull`]); nothing is evicted. A queue of ended
+//! sessions that nobody takes loses its oldest, counted.
+//!
+//! *Caller's duty*: [`Sessions::advance`] by [`Sessions::next_deadline`], every event of
+//! the workers to [`Sessions::event`], and a pin of each worker that ends now and then.
+//!
+//! *Standard*: RFC 9293 and RFC 9260 name what ends a session; DESIGN section 6 the rules
+//! for offering again.
+//!
+//! A replaced flow starts pending again unless the request is vouched: the proof was of
+//! the old rewrite, and the guest must have sent exactly the new one. Directions that do
+//! not change stay active, unless another one still waits: then workers may have parked
+//! frames, and both are taken out and put in anew once every worker has looked.
+
+mod settle;
+mod view;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+pub use self::view::{DirectionView, SessionView};
+use super::request::{ElementShape, RequestError, SessionRequest};
+use super::table::{Grace, TableWriter};
+use super::wheel::Wheel;
+use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, Moment, SessionId};
+
+/// What an element's workers read without asking.
+#[derive(Debug, Default)]
+pub struct ElementSignals {
+    /// Flows that wait for proof or drain. While it is 0, frames of the guest are looked
+    /// up for SYNs only.
+    pub waiting: AtomicU32,
+    /// Changes when workers are to look again at the flows they have parked frames of.
+    pub revisit: AtomicU32,
+}
+
+/// What a book of sessions may keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionsLimits {
+    /// Ended sessions that wait to be taken.
+    pub closed: usize,
+}
+
+impl Default for SessionsLimits {
+    fn default() -> Self {
+        Self { closed: 4096 }
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is a new session.
+    Offloaded(SessionId),
+    /// It is there already.
+    Unchanged(SessionId),
+    /// The session's flows or timeouts are changed in place.
+    Replaced(SessionId),
+    /// It is a new session, and others ended for it.
+    Superseded(SessionId),
+    /// The element's quota is used up.
+    TableFull,
+    /// It cannot be done.
+    Invalid(RequestError),
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionPhase {
+    /// Accepted; its place in the table is not free yet.
+    Entering,
+    /// In the table.
+    Live,
+    /// Its flows punt until they are replaced.
+    Replacing,
+    /// In the table until every worker has looked.
+    Closing(CloseCode),
+}
+
+/// Packets and bytes of one direction, and where TCP stood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Wire packets forwarded.
+    pub packets: u64,
+    /// Their L3 bytes.
+    pub bytes: u64,
+    /// TCP sequence number, acknowledgement number and window seen last.
+    pub tcp: Option<(u32, u32, u16)>,
+}
+
+/// A session that has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClosedSession {
+    /// Which.
+    pub session: SessionId,
+    /// Why.
+    pub code: CloseCode,
+    /// What was asked for; its client key is in there.
+    pub request: SessionRequest,
+    /// Original and reply.
+    pub totals: [Totals; 2],
+    /// From the request to the end.
+    pub age: Duration,
+}
+
+/// Counters of one element's book.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SessionsStats {
+    /// Sessions that ended, by [`CloseCode::index`].
+    pub closed: [u64; CloseCode::COUNT],
+    /// Ended sessions whose report was lost because nobody took it.
+    pub closed_lost: u64,
+    /// Flows that moved to the fast path.
+    pub hand_overs: u64,
+    /// Of these, at a bound.
+    pub forced: u64,
+    /// Drains that met a bound.
+    pub drain_bounds: u64,
+    /// Requests refused for want of room.
+    pub table_full: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: SessionId,
+    request: SessionRequest,
+    phase: SessionPhase,
+    /// When it was asked for last, as a number that grows; the newer request wins.
+    asked: u64,
+    /// Both flows once it is in the table; of an absent direction only a place.
+    pair: Option<[FlowId; 2]>,
+    /// What is to be put into the table, while it is not there yet.
+    wanted: [Option<FlowSpec>; 2],
+    /// Which directions of a session in the table `wanted` changes.
+    changed: [bool; 2],
+    /// Which flows the book counts as waiting.
+    waiting: [bool; 2],
+    /// What flows have counted that were taken out for others of this session.
+    carried: [Totals; 2],
+    born: Moment,
+    /// It counts as not idle at this time, whatever the flows say.
+    touched: Moment,
+    transit: Option<Duration>,
+    drain_bounds: u32,
+}
+
+/// The sessions of one element.
+pub struct Sessions {
+    shape: ElementShape,
+    limits: SessionsLimits,
+    writer: TableWriter,
+    signals: Arc<ElementSignals>,
+    entries: Vec<Option<Box<Entry>>>,
+    free: Vec<u32>,
+    /// Most entries there may be: all sessions of a full table, and one successor each.
+    entries_max: u32,
+    by_key: HashMap<String, u32>,
+    by_id: HashMap<SessionId, u32>,
+    wheel: Wheel,
+    /// Closed or to be replaced, since the last grace period began.
+    leaving: Vec<SessionId>,
+    /// Those that the running grace period is for.
+    in_grace: Option<(Grace, Vec<SessionId>)>,
+    /// Sessions that wait for a place, oldest request first.
+    entering: VecDeque<SessionId>,
+    closed: VecDeque<ClosedSession>,
+    stats: SessionsStats,
+    next_id: u64,
+    next_asked: u64,
+    now: Moment,
+}
+
+impl Sessions {
+    /// An empty book over an empty table. Half the table's flows is the quota of sessions.
+    pub fn new(shape: ElementShape, writer: TableWriter, limits: SessionsLimits) -> Self {
+        let entries_max = u32::try_from(writer.capacity()).unwrap_or(u32::MAX);
+        Self {
+            shape,
+            limits,
+            writer,
+            signals: Arc::default(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            entries_max,
+            by_key: HashMap::new(),
+            by_id: HashMap::new(),
+            wheel: Wheel::new(entries_max, Moment(0)),
+            leaving: Vec::new(),
+            in_grace: None,
+            entering: VecDeque::new(),
+            closed: VecDeque::with_capacity(limits.closed.min(4096)),
+            stats: SessionsStats::default(),
+            next_id: 1,
+            next_asked: 1,
+            now: Moment(0),
+        }
+    }
+
+    /// What the element's workers share with this book.
+    pub fn signals(&self) -> Arc<ElementSignals> {
+        Arc::clone(&self.signals)
+    }
+
+    /// Takes a request.
+    pub fn offload(&mut self, request: SessionRequest, now: Moment) -> Outcome {
+        self.clock(now);
+        let holder = self.by_key.get(&request.key).copied();
+        if let Some(entry) = holder.and_then(|slot| self.entry(slot))
+            && entry.request == request
+        {
+            return Outcome::Unchanged(entry.id);
+        }
+        let replaces = holder.filter(|&slot| {
+            self.entry(slot).is_some_and(|entry| {
+                entry.phase != SessionPhase::Entering && entry.request.matches_same(&request)
+            })
+        });
+        let id = match replaces.and_then(|slot| self.entry(slot)) {
+            Some(entry) => entry.id,
+            None => SessionId(self.next_id),
+        };
+        let flows = match request.check(&self.shape, id) {
+            Ok(checked) => checked.flows,
+            Err(error) => return Outcome::Invalid(error),
+        };
+        match replaces {
+            Some(slot) => self.replace(slot, request, flows),
+            None => self.enter(request, flows, holder),
+        }
+    }
+
+    /// Ends the session of that client key. `false` if there is none.
+    pub fn withdraw(&mut self, key: &str, now: Moment) -> bool {
+        self.clock(now);
+        let slot = self.by_key.get(key).copied();
+        slot.is_some_and(|slot| self.close(slot, CloseCode::Withdrawn))
+    }
+
+    /// Ends every session.
+    pub fn close_all(&mut self, code: CloseCode, now: Moment) {
+        self.close_where(code, now, |_| true);
+    }
+
+    /// Ends the sessions that come in or leave by a vNIC whose uplink went away.
+    pub fn egress_lost(&mut self, vnic: crate::packet::VnicId, now: Moment) {
+        self.close_where(CloseCode::EgressLost, now, |request| {
+            request
+                .directions()
+                .into_iter()
+                .flatten()
+                .any(|direction| direction.egress == vnic || direction.ingress == vnic)
+        });
+    }
+
+    /// Ends the sessions whose request `matches`. It looks at all of them.
+    pub fn close_where(
+        &mut self,
+        code: CloseCode,
+        now: Moment,
+        matches: impl Fn(&SessionRequest) -> bool,
+    ) {
+        self.clock(now);
+        for slot in 0..self.entries.len() as u32 {
+            if self
+                .entry(slot)
+                .is_some_and(|entry| matches(&entry.request))
+            {
+                self.close(slot, code);
+            }
+        }
+    }
+
+    /// Takes what a worker reports. Reports of flows that are gone are ignored.
+    pub fn event(&mut self, event: FlowEvent, now: Moment) {
+        self.clock(now);
+        let owner = match event {
+            FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow } => self.owner(flow),
+            FlowEvent::Closed { session, .. } => self.by_id.get(&session).map(|&slot| (slot, 0)),
+        };
+        let Some((slot, direction)) = owner else {
+            return;
+        };
+        match event {
+            FlowEvent::Activated {
+                transit, forced, ..
+            } => {
+                if let Some(entry) = self.entry_mut(slot) {
+                    entry.transit = transit.or(entry.transit);
+                }
+                self.activated(slot, direction);
+                self.stats.forced += u64::from(forced);
+                self.stats.drain_bounds += u64::from(forced);
+            }
+            FlowEvent::DrainBound { .. } => {
+                self.stats.drain_bounds += 1;
+                if let Some(entry) = self.entry_mut(slot) {
+                    entry.drain_bounds = entry.drain_bounds.saturating_add(1);
+                }
+            }
+            FlowEvent::Closed { code, .. } => {
+                self.close(slot, code);
+            }
+        }
+    }
+
+    /// The next ended session that nobody has taken yet.
+    pub fn take_closed(&mut self) -> Option<ClosedSession> {
+        self.closed.pop_front()
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> &SessionsStats {
+        &self.stats
+    }
+
+    /// How many sessions there are, entering and closing ones included.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is no session.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Most sessions there may be at a time.
+    pub fn capacity(&self) -> usize {
+        self.entries_max as usize / 2
+    }
+
+    fn clock(&mut self, now: Moment) -> Moment {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.entries.get(slot as usize)?.as_deref()
+    }
+
+    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// Whose flow that is.
+    fn owner(&self, flow: FlowId) -> Option<(u32, usize)> {
+        let spec = self.writer.flow(flow)?.spec();
+        let slot = *self.by_id.get(&spec.session)?;
+        let direction = match spec.direction {
+            Direction::Original => 0,
+            Direction::Reply => 1,
+        };
+        Some((slot, direction))
+    }
+
+    /// The book learns that a flow is active.
+    fn activated(&mut self, slot: u32, direction: usize) {
+        let Some(entry) = self.entry_mut(slot) else {
+            return;
+        };
+        if std::mem::take(&mut entry.waiting[direction]) {
+            self.signals.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.stats.hand_overs += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

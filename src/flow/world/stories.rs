@@ -1,0 +1,353 @@
+//! What the hand-over promises, one promise a test.
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const US: Duration = Duration::from_micros(1);
+
+fn world() -> World {
+    World::new(HandOverLimits::default())
+}
+
+#[test]
+fn ordered_hand_over_never_reorders_a_paced_flow() {
+    let mut world = world();
+    world.send_paced(0, 10, 50 * US);
+    assert!(matches!(world.offload(), Outcome::Offloaded(_)));
+    world.send_paced(0, 200, 50 * US);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    assert!(world.forwarded > 150, "{}", world.forwarded);
+    assert_eq!(world.sessions.stats().hand_overs, 1);
+    world.check(true);
+}
+
+#[test]
+fn a_flow_slower_than_the_guest_becomes_active_without_parking() {
+    let mut world = world();
+    world.offload();
+    world.send_paced(0, 3, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    assert_eq!(world.hand_over.stats().parked_frames, 0);
+    assert_eq!(world.hand_over.stats().transit_us_last, 300);
+    world.check(true);
+}
+
+#[test]
+fn a_request_alone_moves_nothing_however_long_it_stands() {
+    let mut world = world();
+    world.request.idle_timeout = Duration::from_secs(3600);
+    world.offload();
+    world.run(Duration::from_secs(1000));
+    assert_eq!(world.state(0), Some(FlowState::Pending));
+    assert_eq!(world.hand_over.records(), 0);
+}
+
+#[test]
+fn a_flow_the_guest_drops_is_never_active_in_prompt_mode_either() {
+    for mode in [HandOverMode::Prompt, HandOverMode::Ordered] {
+        for act in [Act::Drop, Act::OtherRewrite, Act::OtherRoute] {
+            let mut world = world();
+            world.request.mode = mode;
+            world.guest.act = Box::new(move |_| act);
+            world.offload();
+            world.send_paced(0, 500, 100 * US);
+            assert_eq!(world.state(0), Some(FlowState::Pending), "{mode:?} {act:?}");
+            assert_eq!(world.forwarded, 0);
+            world.check(true);
+        }
+    }
+}
+
+#[test]
+fn prompt_mode_is_active_at_the_proof() {
+    let mut world = world();
+    world.request.mode = HandOverMode::Prompt;
+    world.offload();
+    world.send(0);
+    world.send(0);
+    assert_eq!(world.state(0), Some(FlowState::Pending));
+    world.run(300 * US);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(false);
+}
+
+#[test]
+fn macs_are_learned_from_the_proving_frame() {
+    let mut world = world();
+    world.offload();
+    world.send_paced(0, 3, MS);
+    let view = world.sessions.get("ct-1").unwrap();
+    assert_eq!(view.directions[0].unwrap().macs, (MAC_DST, MAC_SRC));
+}
+
+#[test]
+fn a_frame_with_other_macs_than_requested_proves_nothing() {
+    let mut world = world();
+    let original = world.request.original.as_mut().unwrap();
+    original.dst_mac = Some(MacAddr([2, 0, 0, 0, 0, 0x99]));
+    world.offload();
+    world.send_paced(0, 20, MS);
+    assert_eq!(world.state(0), Some(FlowState::Pending));
+    assert_eq!(world.hand_over.stats().proved, 0);
+}
+
+#[test]
+fn parked_frames_go_to_the_guest_in_order_at_the_bound() {
+    let mut world = world();
+    world.guest.transit = 50 * MS;
+    world.send_paced(0, 100, MS);
+    world.offload();
+    world.send_paced(0, 200, MS);
+    let stats = *world.hand_over.stats();
+    assert!(stats.drain_bounds > 0 && stats.released_to_guest > 0);
+    assert_eq!(stats.activated, 0, "20 ms never see a packet through");
+    assert_eq!(
+        world.sessions.stats().drain_bounds,
+        stats.drain_bounds,
+        "every bound is reported"
+    );
+    world.check(true);
+}
+
+#[test]
+fn drains_that_fail_become_rare() {
+    let mut world = world();
+    world.guest.transit = 50 * MS;
+    world.offload();
+    world.send_paced(0, 10_000, MS);
+    let bounds = world.hand_over.stats().drain_bounds;
+    assert!((5..=20).contains(&bounds), "{bounds} in ten seconds");
+    world.check(true);
+}
+
+#[test]
+fn forced_activates_at_the_bound_and_is_counted() {
+    let mut world = World::new(HandOverLimits {
+        forced: true,
+        ..HandOverLimits::default()
+    });
+    world.guest.transit = 50 * MS;
+    world.offload();
+    world.send_paced(0, 200, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    assert_eq!(world.hand_over.stats().forced, 1);
+    assert_eq!(world.sessions.stats().forced, 1);
+    world.check(false);
+}
+
+#[test]
+fn no_more_is_parked_than_the_limits_allow() {
+    let frames = HandOverLimits {
+        frames: 5,
+        ..HandOverLimits::default()
+    };
+    let bytes = HandOverLimits {
+        bytes: 599,
+        ..HandOverLimits::default()
+    };
+    for limits in [frames, bytes] {
+        let mut world = World::new(limits);
+        world.guest.transit = MS;
+        world.offload();
+        for _ in 0..2000 {
+            world.send_paced(0, 1, 20 * US);
+            assert!(world.hand_over.parked_frames() <= 5);
+        }
+        assert!(world.hand_over.stats().drain_bounds > 0);
+        world.check(true);
+    }
+}
+
+/// A world whose original direction has parked frames.
+fn draining() -> World {
+    let mut world = world();
+    world.guest.transit = 5 * MS;
+    world.send_paced(0, 20, MS);
+    world.offload();
+    world.send_paced(0, 4, MS);
+    assert_eq!(world.state(0), Some(FlowState::Draining));
+    assert!(world.hand_over.parked_frames() > 0);
+    world
+}
+
+#[test]
+fn fin_while_draining_releases_parked_frames_to_the_guest_first() {
+    let mut world = draining();
+    let fin = Marker::Tcp {
+        seq_end: 1_000_000,
+        ack: 1,
+    };
+    world.send_as(0, fin, true);
+    assert_eq!(world.hand_over.parked_frames(), 0);
+    world.send_paced(0, 10, MS);
+    assert_eq!(world.forwarded, 0);
+    let closed = world.sessions.take_closed().unwrap();
+    assert_eq!(closed.code, CloseCode::Fin);
+    world.check(true);
+}
+
+#[test]
+fn withdraw_while_draining_hands_parked_frames_to_the_guest_before_later_packets() {
+    let mut world = draining();
+    assert!(world.sessions.withdraw("ct-1", world.now));
+    assert!(
+        !world.sessions.withdraw("ct-1", world.now),
+        "already ending"
+    );
+    world.send_paced(0, 10, 100 * US);
+    assert_eq!(world.forwarded, 0);
+    let closed = world.sessions.take_closed().unwrap();
+    assert_eq!(closed.code, CloseCode::Withdrawn);
+    assert!(world.sessions.is_empty());
+    world.check(true);
+}
+
+#[test]
+fn a_new_request_while_draining_keeps_the_order() {
+    for other_key in [false, true] {
+        let mut world = draining();
+        if other_key {
+            world.request.key = "another".to_owned();
+        } else {
+            world.request.original.as_mut().unwrap().dscp = Some(10);
+        }
+        let outcome = world.offload();
+        assert_eq!(matches!(outcome, Outcome::Superseded(_)), other_key);
+        assert_eq!(matches!(outcome, Outcome::Replaced(_)), !other_key);
+        world.send_paced(0, 100, MS);
+        assert_eq!(world.state(0), Some(FlowState::Active));
+        world.check(true);
+    }
+}
+
+#[test]
+fn a_guest_that_changes_its_mind_while_draining_gets_the_frames() {
+    let mut world = draining();
+    world.guest.act = Box::new(|_| Act::OtherRewrite);
+    world.send_paced(0, 20, MS);
+    assert_eq!(world.hand_over.stats().disproved, 1);
+    assert_eq!(world.state(0), Some(FlowState::Pending));
+    world.check(true);
+}
+
+#[test]
+fn merged_segments_carry_the_marker_out() {
+    let mut world = world();
+    let mut turn = 0;
+    world.guest.act = Box::new(move |_| {
+        turn += 1;
+        if turn % 4 == 0 {
+            Act::Forward
+        } else {
+            Act::Merge
+        }
+    });
+    world.offload();
+    world.send_paced(0, 400, 50 * US);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(true);
+}
+
+#[test]
+fn a_marker_the_guest_drops_only_delays_the_hand_over() {
+    let mut world = world();
+    world.guest.transit = 5 * MS;
+    world.offload();
+    world.send_paced(0, 8, MS);
+    world.guest.act = Box::new(|_| Act::Drop);
+    world.send_paced(0, 20, MS);
+    assert_ne!(world.state(0), Some(FlowState::Active));
+    world.guest.act = Box::new(|_| Act::Forward);
+    world.send_paced(0, 300, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(true);
+}
+
+#[test]
+fn repeated_acks_end_no_drain_early() {
+    let mut world = world();
+    world.guest.transit = 5 * MS;
+    let ack = |ack| Marker::Tcp { seq_end: 7, ack };
+    for _ in 0..10 {
+        world.send_as(0, ack(100), false);
+        world.run(MS);
+    }
+    world.offload();
+    for number in 0..200 {
+        world.send_as(0, ack(100 + number / 10), false);
+        world.run(MS);
+    }
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(true);
+}
+
+#[test]
+fn packets_that_are_all_equal_are_handed_over_after_a_run() {
+    let mut world = world();
+    world.offload();
+    for _ in 0..100 {
+        world.send_as(0, Marker::Other { len: 64, hash: 5 }, false);
+        world.run(100 * US);
+    }
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(false);
+}
+
+#[test]
+fn both_directions_move_independently_and_a_close_takes_both_back() {
+    let mut world = world();
+    world.offload();
+    world.send_paced(0, 5, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    assert_eq!(world.state(1), Some(FlowState::Pending));
+    world.send_paced(1, 5, MS);
+    assert_eq!(world.state(1), Some(FlowState::Active));
+    world.sessions.close_all(CloseCode::LeaseExpired, world.now);
+    let before = world.forwarded;
+    world.send_paced(0, 5, MS);
+    world.send_paced(1, 5, MS);
+    assert_eq!(world.forwarded, before);
+    let closed = world.sessions.take_closed().unwrap();
+    assert_eq!(closed.totals.map(|totals| totals.packets), [3, 3]);
+    world.check(true);
+}
+
+#[test]
+fn a_clock_that_goes_backwards_changes_nothing() {
+    let mut world = draining();
+    let parked = world.hand_over.parked_frames();
+    let deadlines = (
+        world.hand_over.next_deadline(),
+        world.sessions.next_deadline(),
+    );
+    let pin = world.reader.pin();
+    let past = Moment(1);
+    world
+        .hand_over
+        .expire(&pin, past, |_| panic!("nothing is due"));
+    drop(pin);
+    world.sessions.advance(past);
+    world.sessions.event(
+        FlowEvent::DrainBound {
+            flow: FlowId {
+                index: 9,
+                generation: 9,
+            },
+        },
+        past,
+    );
+    assert_eq!(world.hand_over.parked_frames(), parked);
+    assert_eq!(
+        (
+            world.hand_over.next_deadline(),
+            world.sessions.next_deadline()
+        ),
+        deadlines
+    );
+    let now = std::mem::replace(&mut world.now, past);
+    world.send(0);
+    assert_eq!(world.hand_over.parked_frames(), parked + 1);
+    assert_eq!(world.hand_over.next_deadline(), deadlines.0);
+    world.now = now;
+    world.check(true);
+}
