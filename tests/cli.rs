@@ -1,5 +1,11 @@
 //! The command `shunt` against a control socket, and what its manual says.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may be blunt, helpers of tests too"
+)]
+
 mod fake_control;
 
 use std::io::Write;
