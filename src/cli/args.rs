@@ -150,22 +150,32 @@ pub(super) struct AddArgs {
 #[group(id = "flags")]
 pub(super) struct SessionFlags {
     /// Your name for the session; offering it again is harmless
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long, required = false, required_unless_present = "file")]
     pub key: SessionKey,
     /// tcp, udp, sctp, icmp, icmpv6, gre or a number
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long, required = false, required_unless_present = "file")]
     pub protocol: Protocol,
     /// Source of the original direction: ADDRESS[:PORT], [IPV6]:PORT
-    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::with_address, required_unless_present = "file")]
+    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::with_address, required = false, required_unless_present = "file")]
     pub from: Endpoint,
     /// Destination of the original direction
-    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::with_address, required_unless_present = "file")]
+    #[arg(long, value_name = "ENDPOINT", value_parser = Endpoint::with_address, required = false, required_unless_present = "file")]
     pub to: Endpoint,
     /// The vNIC whose uplink the original direction comes in by
-    #[arg(long, value_name = "VNIC", required_unless_present = "file")]
+    #[arg(
+        long,
+        value_name = "VNIC",
+        required = false,
+        required_unless_present = "file"
+    )]
     pub ingress: String,
     /// The vNIC whose uplink it leaves by (may be the same)
-    #[arg(long, value_name = "VNIC", required_unless_present = "file")]
+    #[arg(
+        long,
+        value_name = "VNIC",
+        required = false,
+        required_unless_present = "file"
+    )]
     pub egress: String,
     /// New source: ADDRESS[:PORT], or :PORT
     #[arg(long, value_name = "ENDPOINT")]

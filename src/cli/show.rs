@@ -7,7 +7,7 @@ use super::error::CliError;
 use super::table::Table;
 use super::{Ending, element, print_as};
 use crate::api::session::Session;
-use crate::api::state::{Count, DeviceReport, FlowReport, Traffic};
+use crate::api::state::{Count, DeviceReport, FlowReport, HandOverStatistics, Traffic};
 use crate::api::{Client, Ports, SessionKey, SessionReport, Sessions, Statistics, Summary};
 
 pub(super) async fn summary(connect: &Connect) -> Result<Ending, CliError> {
@@ -96,6 +96,25 @@ fn ends(session: &Session) -> (String, String) {
     )
 }
 
+/// The same after translation.
+fn new_ends(session: &Session) -> (String, String) {
+    let original = &session.original;
+    let new = &original.translation;
+    let from = endpoint(
+        new.source_address.unwrap_or(original.source_address),
+        new.source_port
+            .or(new.identifier)
+            .or(original.source_port)
+            .or(original.identifier),
+    );
+    let to = endpoint(
+        new.destination_address
+            .unwrap_or(original.destination_address),
+        new.destination_port.or(original.destination_port),
+    );
+    (from, to)
+}
+
 fn endpoint(address: IpAddr, port: Option<u16>) -> String {
     match (address, port) {
         (address, None) => address.to_string(),
@@ -108,19 +127,6 @@ fn session_detail(report: &SessionReport) -> String {
     let (session, status) = (&report.session, &report.status);
     let (from, to) = ends(session);
     let original = &session.original;
-    let new = &original.translation;
-    let new_from = endpoint(
-        new.source_address.unwrap_or(original.source_address),
-        new.source_port
-            .or(new.identifier)
-            .or(original.source_port)
-            .or(original.identifier),
-    );
-    let new_to = endpoint(
-        new.destination_address
-            .unwrap_or(original.destination_address),
-        new.destination_port.or(original.destination_port),
-    );
     let phase = match &status.close_code {
         Some(code) => format!("{} ({code})", status.phase.name()),
         None => status.phase.name().to_owned(),
@@ -131,8 +137,9 @@ fn session_detail(report: &SessionReport) -> String {
         ("protocol", session.protocol.to_string()),
         ("original", format!("{from} -> {to}")),
     ];
-    if !new.is_empty() {
-        lines.push(("translated", format!("{new_from} -> {new_to}")));
+    if !original.translation.is_empty() {
+        let (from, to) = new_ends(session);
+        lines.push(("translated", format!("{from} -> {to}")));
     }
     let place = |vnic: &str, vlan: u16| match vlan {
         0 => vnic.to_owned(),
@@ -274,7 +281,7 @@ pub(super) async fn statistics(connect: &Connect) -> Result<Ending, CliError> {
 
 /// The counters; reasons that did not occur are left to `--json`.
 fn statistics_table(statistics: &Statistics) -> String {
-    let (table, hand_over) = (&statistics.table, &statistics.hand_over);
+    let table = &statistics.table;
     let traffic =
         |traffic: &Traffic| format!("{} packets, {} octets", traffic.packets, traffic.octets);
     let sum = |counts: &[Count]| {
@@ -283,7 +290,7 @@ fn statistics_table(statistics: &Statistics) -> String {
             .fold(0u64, |sum, count| sum.saturating_add(count.count));
         format!("{total} packets")
     };
-    let mut text = pairs(vec![
+    let mut lines = vec![
         ("from uplinks", traffic(&statistics.from_uplink)),
         ("from guest", traffic(&statistics.from_guest)),
         ("forwarded", traffic(&statistics.forwarded)),
@@ -296,6 +303,28 @@ fn statistics_table(statistics: &Statistics) -> String {
                 table.sessions, table.sessions_max, table.refused_full
             ),
         ),
+    ];
+    lines.extend(hand_over_lines(&statistics.hand_over));
+    let mut text = pairs(lines);
+    for (title, counts) in [
+        ("PUNTED", &statistics.punted),
+        ("DROPPED", &statistics.dropped),
+        ("CLOSED", &statistics.closed),
+    ] {
+        let mut table = Table::new(&[title, "COUNT"]);
+        for count in counts.iter().filter(|count| count.count > 0) {
+            table.row([count.name.clone(), count.count.to_string()]);
+        }
+        if counts.iter().any(|count| count.count > 0) {
+            text.push('\n');
+            text.push_str(&table.text());
+        }
+    }
+    text
+}
+
+fn hand_over_lines(hand_over: &HandOverStatistics) -> [(&'static str, String); 3] {
+    [
         (
             "hand-over",
             format!(
@@ -321,22 +350,7 @@ fn statistics_table(statistics: &Statistics) -> String {
                 hand_over.transit_last, hand_over.transit_smoothed, hand_over.transit_max
             ),
         ),
-    ]);
-    for (title, counts) in [
-        ("PUNTED", &statistics.punted),
-        ("DROPPED", &statistics.dropped),
-        ("CLOSED", &statistics.closed),
-    ] {
-        let mut table = Table::new(&[title, "COUNT"]);
-        for count in counts.iter().filter(|count| count.count > 0) {
-            table.row([count.name.clone(), count.count.to_string()]);
-        }
-        if counts.iter().any(|count| count.count > 0) {
-            text.push('\n');
-            text.push_str(&table.text());
-        }
-    }
-    text
+    ]
 }
 
 /// A time in seconds, in words: `42s`, `3m07s`, `2h05m`, `9d03h`.

@@ -1,0 +1,292 @@
+//! A control without a backend behind it: keeps requests in a map. It checks them as
+//! the api floor does, so that results of every kind come out.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shunt::api::state::{
+    DeviceReport, ElementSummary, HandOverStatistics, Phase, Queue, SessionStatus, TableStatistics,
+    Traffic, VnicReport, close_counts, drop_counts, punt_counts,
+};
+use shunt::api::{
+    Answer, ApiError, Control, ControlSocket, OffloadInput, OffloadOutput, OffloadResult, Ports,
+    SessionKey, SessionPage, SessionReport, Statistics, Summary, VnicNames, WithdrawInput,
+    WithdrawOutput, WithdrawResult, WithdrawStatus, from_request, serve, to_request,
+};
+use shunt::flow::{CloseCode, Outcome, SessionId, SessionRequest};
+use shunt::packet::{DropReason, PuntReason, VnicId};
+use tokio::sync::{Mutex, oneshot};
+
+pub const ELEMENT: &str = "router1";
+pub const ROOM: usize = 1500;
+/// A counter that no double holds exactly.
+pub const LARGE: u64 = u64::MAX - 1;
+
+#[derive(Default)]
+pub struct Fake {
+    sessions: Mutex<BTreeMap<String, SessionRequest>>,
+}
+
+struct Names;
+
+impl VnicNames for Names {
+    fn id(&self, name: &str) -> Option<VnicId> {
+        match name {
+            "lan" => Some(VnicId(0)),
+            "wan" => Some(VnicId(1)),
+            _ => None,
+        }
+    }
+
+    fn name(&self, id: VnicId) -> Option<&str> {
+        ["lan", "wan"].get(usize::from(id.0)).copied()
+    }
+}
+
+fn check(element: &str) -> Result<(), ApiError> {
+    match element {
+        ELEMENT => Ok(()),
+        "busy" => Err(ApiError::busy()),
+        "broken" => Err(ApiError::failed("a worker ended")),
+        other => Err(ApiError::unknown_element(other)),
+    }
+}
+
+fn report(request: &SessionRequest) -> SessionReport {
+    SessionReport {
+        session: from_request(request, &Names).expect("made by to_request"),
+        status: SessionStatus {
+            id: LARGE,
+            phase: Phase::Live,
+            close_code: None,
+            age: 187,
+            idle: 3,
+            transit: Some(450),
+            drain_bounds: 0,
+            original: None,
+            reply: None,
+        },
+    }
+}
+
+impl Control for Fake {
+    fn summary(&self) -> Answer<'_, Summary> {
+        Box::pin(async {
+            Ok(Summary {
+                version: "0.1.0".to_owned(),
+                uptime: 61,
+                element: vec![ElementSummary {
+                    name: ELEMENT.to_owned(),
+                    sessions: u32::try_from(self.sessions.lock().await.len()).expect("few"),
+                    sessions_max: 1500,
+                    vnic: vec!["lan".to_owned(), "wan".to_owned()],
+                }],
+            })
+        })
+    }
+
+    fn offload(&self, input: OffloadInput) -> Answer<'_, OffloadOutput> {
+        Box::pin(async move {
+            check(input.element.as_deref().unwrap_or(ELEMENT))?;
+            let mut sessions = self.sessions.lock().await;
+            let result = input.session.iter().map(|session| {
+                let key = session.key.clone();
+                let request = match to_request(session, &Names) {
+                    Ok(request) => request,
+                    Err(fault) => return OffloadResult::invalid(key, fault),
+                };
+                let id = SessionId(1);
+                let outcome = match sessions.get(key.as_str()) {
+                    Some(known) if *known == request => Outcome::Unchanged(id),
+                    Some(_) => Outcome::Replaced(id),
+                    None if sessions.len() >= ROOM => Outcome::TableFull,
+                    None => Outcome::Offloaded(id),
+                };
+                if !matches!(outcome, Outcome::TableFull) {
+                    sessions.insert(key.to_string(), request);
+                }
+                OffloadResult::new(key, outcome)
+            });
+            Ok(OffloadOutput {
+                result: result.collect(),
+            })
+        })
+    }
+
+    fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput> {
+        Box::pin(async move {
+            check(input.element.as_deref().unwrap_or(ELEMENT))?;
+            let mut sessions = self.sessions.lock().await;
+            let mut output = WithdrawOutput::default();
+            if input.all {
+                output.withdrawn = sessions.len() as u64;
+                sessions.clear();
+            }
+            for key in input.key {
+                let result = match sessions.remove(key.as_str()) {
+                    Some(_) => WithdrawStatus::Withdrawn,
+                    None => WithdrawStatus::Absent,
+                };
+                output.withdrawn += u64::from(result == WithdrawStatus::Withdrawn);
+                output.result.push(WithdrawResult { key, result });
+            }
+            Ok(output)
+        })
+    }
+
+    fn sessions<'a>(
+        &'a self,
+        element: &'a str,
+        cursor: u64,
+        limit: usize,
+    ) -> Answer<'a, SessionPage> {
+        Box::pin(async move {
+            check(element)?;
+            let sessions = self.sessions.lock().await;
+            let from = usize::try_from(cursor).expect("ours");
+            let page: Vec<_> = sessions
+                .values()
+                .skip(from)
+                .take(limit)
+                .map(report)
+                .collect();
+            let to = from + page.len();
+            Ok(SessionPage {
+                sessions: page,
+                next: (to < sessions.len()).then_some(to as u64),
+            })
+        })
+    }
+
+    fn session<'a>(
+        &'a self,
+        element: &'a str,
+        key: &'a SessionKey,
+    ) -> Answer<'a, Option<SessionReport>> {
+        Box::pin(async move {
+            check(element)?;
+            Ok(self.sessions.lock().await.get(key.as_str()).map(report))
+        })
+    }
+
+    fn ports<'a>(&'a self, element: &'a str) -> Answer<'a, Ports> {
+        Box::pin(async move {
+            check(element)?;
+            let device = |kind: &str, name: &str| DeviceReport {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                connected: true,
+                queue: vec![Queue {
+                    running: true,
+                    rx_frames: LARGE,
+                    ..Queue::default()
+                }],
+                ..DeviceReport::default()
+            };
+            Ok(Ports {
+                vnic: vec![VnicReport {
+                    name: "lan".to_owned(),
+                    mac: "52:54:00:00:00:01".parse().expect("a MAC"),
+                    guest: device("vhost-user", "/run/shunt/lan.sock"),
+                    uplink: device("tap", "tap0"),
+                }],
+            })
+        })
+    }
+
+    fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics> {
+        Box::pin(async move {
+            check(element)?;
+            let mut punted = [0; PuntReason::COUNT];
+            punted[PuntReason::Miss.index()] = LARGE;
+            Ok(Statistics {
+                forwarded: Traffic {
+                    packets: LARGE,
+                    octets: 2,
+                },
+                punted: punt_counts(&punted),
+                dropped: drop_counts(&[0; DropReason::COUNT]),
+                closed: close_counts(&[1; CloseCode::COUNT]),
+                table: TableStatistics::default(),
+                hand_over: HandOverStatistics::default(),
+                ..Statistics::default()
+            })
+        })
+    }
+}
+
+/// A server with a [`Fake`] in a thread of its own; ends when dropped.
+pub struct Server {
+    pub path: PathBuf,
+    _directory: tempfile::TempDir,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("control.sock");
+        let (end, ended) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let socket_path = path.clone();
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let socket = ControlSocket::bind(&socket_path).await.expect("bind");
+                ready.send(()).expect("a starter");
+                let ended = async { drop(ended.await) };
+                serve(socket.listener(), Arc::new(Fake::default()), ended).await;
+            });
+        });
+        is_ready
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the server starts");
+        Self {
+            path,
+            _directory: directory,
+            end: Some(end),
+            thread: Some(thread),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends the server and waits for it.
+    pub fn stop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the server ends well");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// A session of the model, in JSON.
+pub fn session(key: &str, port: u16) -> serde_json::Value {
+    serde_json::json!({
+        "key": key, "protocol": "udp",
+        "original": {
+            "ingress-vnic": "lan", "egress-vnic": "wan",
+            "source-address": "10.0.0.2", "source-port": port,
+            "destination-address": "192.0.2.9", "destination-port": 53,
+            "translation": {"source-address": "198.51.100.1"}
+        }
+    })
+}
