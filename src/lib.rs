@@ -20,3 +20,4 @@ pub mod datapath;
 pub mod flow;
 pub mod packet;
 pub mod port;
+mod sync;

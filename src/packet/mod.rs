@@ -11,12 +11,18 @@
 
 pub mod addr;
 pub mod burst;
+pub mod checksum;
+mod headers;
 pub mod key;
 pub mod marker;
 pub mod offload;
 pub mod parse;
 pub mod rewrite;
+pub mod segment;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod verdict;
+pub mod vnet_hdr;
 
 pub use addr::{MacAddr, VlanId};
 pub use burst::{Burst, FRAME_MAX, Frame, FrameMut, HEADROOM, TxFrame};
