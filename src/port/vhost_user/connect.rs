@@ -134,7 +134,10 @@ fn remove_stale(path: &Path) -> Result<(), OpenError> {
     let probe = UnixDatagram::unbound().map_err(|error| failed("examine", error))?;
     match probe.connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            log::info!("{}: replacing a socket that nobody listens on", path.display());
+            log::info!(
+                "{}: replacing a socket that nobody listens on",
+                path.display()
+            );
             std::fs::remove_file(path).map_err(|error| failed("remove", error))
         }
         Err(error) if error.raw_os_error() != Some(libc::EPROTOTYPE) => {

@@ -87,7 +87,7 @@ pub(super) struct Shared {
     shutdown: Mutex<Option<ShutdownHandle>>,
 }
 
-/// No feature word: bits 24 and up of the low half are the ring's, this one is nobody's.
+/// No feature word: nothing with this bit is offered.
 const UNKNOWN: u64 = 1 << 63;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -140,11 +140,7 @@ impl Shared {
     /// (virtio 1.2 section 5.1.2). The protocol crate makes no vring beyond our pairs.
     pub(super) fn slot(&self, index: usize) -> &dyn Control {
         let pair = &self.pairs[index / 2];
-        if index.is_multiple_of(2) {
-            &pair.tx
-        } else {
-            &pair.rx
-        }
+        if index & 1 == 0 { &pair.tx } else { &pair.rx }
     }
 
     fn slots(&self) -> impl Iterator<Item = (usize, &dyn Control)> {
@@ -306,7 +302,6 @@ impl Shared {
     /// descriptors are still open), its memory is let go.
     pub(super) fn connection_ended(&self, reason: Option<Arc<str>>) {
         lock(&self.shutdown).take();
-        self.connected.store(false, Ordering::Relaxed);
         for vring in std::mem::take(&mut *lock(&self.session)) {
             vring.close(reason.as_ref());
         }
@@ -316,6 +311,7 @@ impl Shared {
         self.acked.store(UNKNOWN, Ordering::Relaxed);
         *lock(&self.memory) = MemoryState::default();
         self.owner.renew();
+        self.connected.store(false, Ordering::Release);
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -384,7 +380,7 @@ impl Device for VhostUserDevice {
         DeviceStatus {
             kind: "vhost-user".to_owned(),
             name: shared.name().to_string(),
-            connected: shared.connected.load(Ordering::Relaxed),
+            connected: shared.connected.load(Ordering::Acquire),
             features: features::names(shared.features().unwrap_or(0)),
             connections: shared.connections.load(Ordering::Relaxed),
             faults: shared.faults.load(Ordering::Relaxed),

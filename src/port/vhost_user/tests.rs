@@ -322,6 +322,7 @@ fn a_queue_size_that_is_no_power_of_two_stops_that_ring_only() {
     assert!(f.fault(0).unwrap().contains("queue size 100"));
     guest.post(RX);
     assert_eq!(f.transmit(0, &[1; 60]), 1);
+    assert_eq!(guest.take(RX), Some(vec![1; 60]));
     vmm.start(&guest, TX, 0);
     f.exchange(&mut guest, 0, 3);
 }
@@ -503,6 +504,55 @@ fn a_call_descriptor_that_could_block_a_worker_is_refused() {
     assert!(f.fault(0).unwrap().contains("not an eventfd"));
     guest.send(TX, &[1; 60]);
     assert!(f.received(0).is_empty());
+}
+
+#[test]
+fn a_ring_whose_peer_never_kicks_is_looked_at_by_timer() {
+    use std::os::fd::AsRawFd;
+    let mut f = Fixture::new(1);
+    let mut guest = Guest::new(1);
+    let vmm = f.up(&guest);
+    let timer = f.registry.watched.lock().unwrap()[0];
+    peer::send_no_kick(vmm.frontend.as_raw_fd(), TX as u64);
+    assert!(f.ports[0].is_running());
+    assert_eq!(*f.registry.watched.lock().unwrap(), [timer]);
+    assert_eq!(f.ports[0].arm(), Armed::Asleep);
+    guest.send(TX, &[1; 60]);
+    assert!(peer::becomes_readable(timer));
+    assert_eq!(f.received(0), [[1; 60]]);
+}
+
+#[test]
+fn a_busy_worker_never_keeps_the_protocol_out_and_loses_nothing() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let mut f = Fixture::new(1);
+    let mut guest = Guest::new(1);
+    let mut vmm = f.up(&guest);
+    let mut port = f.ports.remove(0);
+    let (stop, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut burst = Burst::new();
+            while !stop.load(Ordering::Relaxed) {
+                burst.clear();
+                seen.fetch_add(port.receive(&mut burst), Ordering::Relaxed);
+            }
+        });
+        for round in 0..500usize {
+            guest.send(TX, &[1; 60]);
+            match round % 3 {
+                0 => vmm.frontend.set_vring_enable(TX, false).unwrap(),
+                1 => vmm.share(&guest),
+                _ => drop(vmm.frontend.get_vring_base(TX).unwrap()),
+            }
+            vmm.start(&guest, TX, 0);
+            eventually("the frame arrives", || {
+                seen.load(Ordering::Relaxed) == round + 1
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(f.fault(0), None);
 }
 
 #[test]
