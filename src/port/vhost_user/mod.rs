@@ -18,6 +18,7 @@
 //! Lock order: the session's list, then memory, then one slot; a slot's lock is the only
 //! one a worker takes, and it never waits for it.
 
+mod bridge;
 mod connect;
 mod daemon;
 mod device;

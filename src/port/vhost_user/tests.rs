@@ -508,12 +508,11 @@ fn a_call_descriptor_that_could_block_a_worker_is_refused() {
 
 #[test]
 fn a_ring_whose_peer_never_kicks_is_looked_at_by_timer() {
-    use std::os::fd::AsRawFd;
     let mut f = Fixture::new(1);
     let mut guest = Guest::new(1);
     let vmm = f.up(&guest);
     let timer = f.registry.watched.lock().unwrap()[0];
-    peer::send_no_kick(vmm.frontend.as_raw_fd(), TX as u64);
+    peer::send_no_kick(&vmm.frontend, TX as u64);
     assert!(f.ports[0].is_running());
     assert_eq!(*f.registry.watched.lock().unwrap(), [timer]);
     assert_eq!(f.ports[0].arm(), Armed::Asleep);
@@ -553,6 +552,30 @@ fn a_busy_worker_never_keeps_the_protocol_out_and_loses_nothing() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(f.fault(0), None);
+}
+
+#[test]
+fn rings_may_be_enabled_before_features_are_set() {
+    // As QEMU does when it makes a device, and after a guest's reset.
+    let mut f = Fixture::new(1);
+    let mut guest = Guest::new(1);
+    let frontend = Frontend::connect(&f.socket, 2).unwrap();
+    frontend.set_owner().unwrap();
+    let offered = frontend.get_features().unwrap();
+    peer::send_enable(&frontend, 0);
+    peer::send_enable(&frontend, 1);
+    assert!(!f.ports[0].is_running() && f.device.status().features.is_empty());
+    let mut vmm = Vmm::set_features(frontend, 0);
+    vmm.share(&guest);
+    vmm.start(&guest, RX, 0);
+    vmm.start(&guest, TX, 0);
+    f.exchange(&mut guest, 0, 1);
+    vmm.frontend.reset_device().unwrap();
+    peer::send_enable(&vmm.frontend, 1);
+    vmm.frontend.set_features(offered).unwrap();
+    vmm.start(&guest, RX, 0);
+    vmm.start(&guest, TX, 0);
+    f.exchange(&mut guest, 0, 2);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 )]
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -213,8 +214,12 @@ impl Vmm {
         )
     }
 
-    pub fn negotiate(mut frontend: Frontend, without: u64) -> Self {
+    pub fn negotiate(frontend: Frontend, without: u64) -> Self {
         frontend.set_owner().unwrap();
+        Self::set_features(frontend, without)
+    }
+
+    pub fn set_features(mut frontend: Frontend, without: u64) -> Self {
         let offered = frontend.get_features().unwrap();
         let protocol = frontend.get_protocol_features().unwrap();
         frontend
@@ -278,22 +283,30 @@ pub fn raw(file: &File) -> RawFd {
 }
 
 /// SET_VRING_KICK without a descriptor, which the crate's frontend cannot say.
-pub fn send_no_kick(socket: RawFd, index: u64) {
-    use std::io::{Read, Write};
-    use std::os::fd::BorrowedFd;
-    // SAFETY: the frontend that owns the socket outlives this call.
-    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
-    let mut stream = std::os::unix::net::UnixStream::from(socket.try_clone_to_owned().unwrap());
-    let (request, version_and_need_reply, size) = (12u32, 1u32 | 8, 8u32);
+pub fn send_no_kick(frontend: &Frontend, index: u64) {
+    let mut stream = send_raw(frontend, 12, 1 | 8, &(index | 0x100).to_ne_bytes());
+    let mut reply = [0u8; 20];
+    std::io::Read::read_exact(&mut stream, &mut reply).unwrap();
+    assert_eq!(reply[12..], [0; 8]);
+}
+
+/// SET_VRING_ENABLE at a time when the crate's frontend would not send it.
+pub fn send_enable(frontend: &Frontend, index: u32) {
+    let payload = u64::from(index) | 1 << 32;
+    send_raw(frontend, 18, 1, &payload.to_ne_bytes());
+}
+
+fn send_raw(frontend: &Frontend, request: u32, flags: u32, payload: &[u8]) -> UnixStream {
+    // SAFETY: `frontend` owns the socket and outlives this borrow of it.
+    let socket = unsafe { BorrowedFd::borrow_raw(frontend.as_raw_fd()) };
+    let mut stream = UnixStream::from(socket.try_clone_to_owned().unwrap());
     let mut message = Vec::new();
-    for word in [request, version_and_need_reply, size] {
+    for word in [request, flags, payload.len() as u32] {
         message.extend_from_slice(&word.to_ne_bytes());
     }
-    message.extend_from_slice(&(index | 0x100).to_ne_bytes());
-    stream.write_all(&message).unwrap();
-    let mut reply = [0u8; 20];
-    stream.read_exact(&mut reply).unwrap();
-    assert_eq!(reply[12..], [0; 8]);
+    message.extend_from_slice(payload);
+    std::io::Write::write_all(&mut stream, &message).unwrap();
+    stream
 }
 
 /// Whether `fd` can be read within ten seconds.
