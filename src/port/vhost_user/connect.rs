@@ -10,15 +10,15 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use vhost::vhost_user::{Error as ProtocolError, Listener};
+use vhost::vhost_user::Error as ProtocolError;
 use vhost_user_backend::Error as DaemonError;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use super::bridge::Bridge;
 use super::daemon::{Daemon, daemon};
 use super::device::Shared;
 use super::{DeviceConfig, OpenError, SocketMode};
@@ -31,13 +31,13 @@ pub(super) enum Source {
     /// Peers connect here.
     Server {
         /// Kept for ever: binding again would lose a peer that comes in between.
-        listener: Listener,
+        listener: UnixListener,
         /// The socket's file.
         file: SocketFile,
     },
     /// We connect there.
     Client {
-        /// The path, which the protocol crate wants as text.
+        /// The path.
         path: String,
     },
 }
@@ -107,10 +107,7 @@ impl Source {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(bits))
                 .map_err(failed("set the permissions of"))?;
         }
-        Ok(Self::Server {
-            listener: Listener::from(listener),
-            file,
-        })
+        Ok(Self::Server { listener, file })
     }
 }
 
@@ -134,7 +131,10 @@ fn remove_stale(path: &Path) -> Result<(), OpenError> {
     let probe = UnixDatagram::unbound().map_err(|error| failed("examine", error))?;
     match probe.connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            log::info!("{}: replacing a socket that nobody listens on", path.display());
+            log::info!(
+                "{}: replacing a socket that nobody listens on",
+                path.display()
+            );
             std::fs::remove_file(path).map_err(|error| failed("remove", error))
         }
         Err(error) if error.raw_os_error() != Some(libc::EPROTOTYPE) => {
@@ -145,89 +145,97 @@ fn remove_stale(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Serves `source` until the device closes.
-pub(super) fn run(device: &Arc<Shared>, mut source: Source) {
-    let listener = match &source {
-        Source::Server { listener, file } => {
+pub(super) fn run(device: &Arc<Shared>, source: &Source) {
+    match source {
+        Source::Server { file, .. } => {
             log::info!("{}: waiting for a frontend", file.path.display());
-            Some(listener.as_raw_fd())
         }
-        Source::Client { path } => {
-            log::info!("{path}: connecting to the frontend");
-            None
-        }
-    };
-    let bell = match Bell::new(device) {
-        Ok(bell) => bell,
-        Err(error) => {
-            log::error!("{}: cannot be served: {error}", device.name());
-            return;
-        }
-    };
+        Source::Client { path } => log::info!("{path}: connecting to the frontend"),
+    }
+    if let Err(error) = serve_all(device, source) {
+        log::error!("{}: is no longer served: {error}", device.name());
+    }
+}
+
+fn serve_all(device: &Arc<Shared>, source: &Source) -> io::Result<()> {
+    let bell = Bell::new(device)?;
     let mut last_end = None;
     while !device.is_closing() {
-        let Some(daemon) = connection(device, &mut source, &bell, listener) else {
+        let Some(frontend) = connection(device, source, &bell)? else {
             continue;
         };
-        let end = serve(device, daemon, &bell);
-        report_end(device, &end, &mut last_end);
-        device.connection_ended(end.map(Arc::from));
+        match start(device, frontend) {
+            Ok((daemon, bridge)) => {
+                let end = serve(device, daemon, &bridge, &bell)?;
+                report_end(device, &end, &mut last_end);
+                device.connection_ended(end.map(Arc::from));
+            }
+            Err(error) => {
+                log::warn!("{}: cannot serve a frontend: {error}", device.name());
+                device.connection_ended(None);
+                bell.wait(RETRY_MS);
+            }
+        }
     }
+    Ok(())
 }
 
 /// Waits for the next peer; `None`: look whether the device closes, then ask again.
-fn connection(
-    device: &Arc<Shared>,
-    source: &mut Source,
-    bell: &Bell<'_>,
-    listener: Option<RawFd>,
-) -> Option<Daemon> {
-    if let Some(listener) = listener
-        && !bell.wait(Some(listener), -1)
-    {
-        return None;
-    }
-    let started = daemon(device).and_then(|mut daemon| {
-        match source {
-            Source::Server { listener, .. } => daemon.start(listener)?,
-            Source::Client { path } => daemon.start_client(path)?,
-        }
-        Ok(daemon)
-    });
-    match started {
-        Ok(daemon) => Some(daemon),
-        Err(error) => {
-            if listener.is_some() {
+fn connection(device: &Shared, source: &Source, bell: &Bell<'_>) -> io::Result<Option<UnixStream>> {
+    let stream = match source {
+        Source::Server { listener, .. } => {
+            bell.watch(listener)?;
+            let ready = bell.wait(-1);
+            bell.unwatch(listener)?;
+            if !ready.contains(&Some(listener.as_raw_fd())) {
+                return Ok(None);
+            }
+            let accepted = listener.accept().map(|(stream, _)| stream);
+            if let Err(error) = &accepted {
                 log::warn!("{}: cannot accept a frontend: {error}", device.name());
             }
-            device.begin_session(Vec::new());
-            bell.wait(None, RETRY_MS);
-            None
+            accepted
         }
+        Source::Client { path } => UnixStream::connect(path),
+    };
+    if stream.is_err() {
+        bell.wait(RETRY_MS);
     }
+    Ok(stream.ok())
+}
+
+fn start(device: &Arc<Shared>, frontend: UnixStream) -> io::Result<(Daemon, Bridge)> {
+    let shutdown = frontend.try_clone()?;
+    let mut daemon = daemon(device).map_err(|error| io::Error::other(error.to_string()))?;
+    let bridge = Bridge::open(frontend, &mut daemon)?;
+    device.connection_began(shutdown);
+    Ok((daemon, bridge))
 }
 
 /// Serves one peer to its end; says why it was sent away, if it was.
-fn serve(device: &Arc<Shared>, mut daemon: Daemon, bell: &Bell<'_>) -> Option<String> {
-    device.connection_began(daemon.shutdown_handle());
+fn serve(
+    device: &Shared,
+    mut daemon: Daemon,
+    bridge: &Bridge,
+    bell: &Bell<'_>,
+) -> io::Result<Option<String>> {
     log::info!("{}: a frontend is connected", device.name());
-    let over = AtomicBool::new(false);
-    // The crate's daemon can only be waited for by joining it, and faults must be
-    // reported meanwhile.
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| {
-            let result = daemon.wait();
-            over.store(true, Ordering::Release);
-            device.ring_bell();
-            result
-        });
-        while !over.load(Ordering::Acquire) {
-            bell.wait(None, -1);
+    bell.watch(bridge.frontend())?;
+    bell.watch(bridge.daemon())?;
+    let mut open = true;
+    while open {
+        let ready = bell.wait(-1);
+        let has = |stream: &UnixStream| ready.contains(&Some(stream.as_raw_fd()));
+        // A broken stream ends the connection as a closed one does.
+        open = !has(bridge.daemon()) || bridge.answer().unwrap_or(false);
+        if open && has(bridge.frontend()) {
+            open = bridge.forward().unwrap_or(false);
         }
-        match waiter.join() {
-            Ok(result) => end_of(result),
-            Err(_) => Some("its thread panicked".to_owned()),
-        }
-    })
+    }
+    bell.unwatch(bridge.frontend())?;
+    bell.unwatch(bridge.daemon())?;
+    bridge.close();
+    Ok(end_of(daemon.wait()))
 }
 
 /// A peer that leaves, even amid a message, is no error.
@@ -256,50 +264,51 @@ fn report_end(device: &Shared, end: &Option<String>, last: &mut Option<String>) 
     last.clone_from(end);
 }
 
-/// Waits for the device's bell: a fault to be logged, the end of a connection, or closing.
+/// Waits for the device's bell (a fault to be logged, or closing) and for sockets.
 struct Bell<'d> {
     device: &'d Shared,
     epoll: Epoll,
 }
 
+/// Most descriptors that a [`Bell`] waits for: itself and both ends of a connection.
+const WATCHED_MAX: usize = 3;
+
 impl<'d> Bell<'d> {
     fn new(device: &'d Shared) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        let fd = device.bell().as_raw_fd();
-        epoll.ctl(
-            ControlOperation::Add,
-            fd,
-            EpollEvent::new(EventSet::IN, fd as u64),
-        )?;
-        Ok(Self { device, epoll })
+        let bell = Self {
+            device,
+            epoll: Epoll::new()?,
+        };
+        bell.watch(device.bell())?;
+        Ok(bell)
     }
 
-    /// Waits for the bell, `other`, or the time; whether it was `other`. Faults are
-    /// reported on the way.
-    fn wait(&self, other: Option<RawFd>, timeout_ms: i32) -> bool {
-        if let Some(fd) = other {
-            let event = EpollEvent::new(EventSet::IN, fd as u64);
-            if let Err(error) = self.epoll.ctl(ControlOperation::Add, fd, event) {
-                log::error!("{}: cannot wait: {error}", self.device.name());
-                return false;
-            }
-        }
-        let mut events = [EpollEvent::default(); 2];
+    fn watch(&self, what: &impl AsRawFd) -> io::Result<()> {
+        let fd = what.as_raw_fd();
+        let event = EpollEvent::new(EventSet::IN, fd as u64);
+        self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+
+    fn unwatch(&self, what: &impl AsRawFd) -> io::Result<()> {
+        let event = EpollEvent::default();
+        self.epoll
+            .ctl(ControlOperation::Delete, what.as_raw_fd(), event)
+    }
+
+    /// Waits for the bell, a socket, or the time, and says which descriptors are ready.
+    /// Faults are reported on the way.
+    fn wait(&self, timeout_ms: i32) -> [Option<RawFd>; WATCHED_MAX] {
+        let mut events = [EpollEvent::default(); WATCHED_MAX];
         // Interrupted by a signal counts as nothing: the caller asks again.
         let count = self.epoll.wait(timeout_ms, &mut events).unwrap_or(0);
-        let rang = |fd: RawFd| events[..count].iter().any(|event| event.fd() == fd);
-        let ready = other.is_some_and(rang);
-        if rang(self.device.bell().as_raw_fd()) {
+        let mut ready = [None; WATCHED_MAX];
+        for (fd, event) in ready.iter_mut().zip(&events[..count]) {
+            *fd = Some(event.fd());
+        }
+        if ready.contains(&Some(self.device.bell().as_raw_fd())) {
             // Empty only if somebody else had read it, and nobody does.
             let _ = self.device.bell().read();
             self.device.report_faults();
-        }
-        if let Some(fd) = other
-            && let Err(error) = self
-                .epoll
-                .ctl(ControlOperation::Delete, fd, EpollEvent::default())
-        {
-            log::error!("{}: cannot wait: {error}", self.device.name());
         }
         ready
     }

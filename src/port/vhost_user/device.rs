@@ -10,12 +10,13 @@
     reason = "taken by control threads and status readers; no worker takes these locks"
 )]
 
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vhost_user_backend::ShutdownHandle;
 use vhost_user_backend::bitmap::MmapLogReg;
 use vm_memory::GuestMemoryBackend;
 use vmm_sys_util::eventfd::EventFd;
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     pairs: Vec<Pair>,
     /// Negotiated features; [`UNKNOWN`] before.
     acked: AtomicU64,
+    /// Whether the bridge's SET_FEATURES has been seen.
+    primed: AtomicBool,
     connected: AtomicBool,
     connections: AtomicU64,
     faults: AtomicU64,
@@ -84,10 +87,10 @@ pub(super) struct Shared {
     owner: Owner,
     bell: EventFd,
     closing: AtomicBool,
-    shutdown: Mutex<Option<ShutdownHandle>>,
+    shutdown: Mutex<Option<UnixStream>>,
 }
 
-/// No feature word: bits 24 and up of the low half are the ring's, this one is nobody's.
+/// No feature word: nothing with this bit is offered.
 const UNKNOWN: u64 = 1 << 63;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,6 +114,7 @@ impl Shared {
             pairs: pairs.collect(),
             config,
             acked: AtomicU64::new(UNKNOWN),
+            primed: AtomicBool::new(false),
             connected: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -140,11 +144,7 @@ impl Shared {
     /// (virtio 1.2 section 5.1.2). The protocol crate makes no vring beyond our pairs.
     pub(super) fn slot(&self, index: usize) -> &dyn Control {
         let pair = &self.pairs[index / 2];
-        if index.is_multiple_of(2) {
-            &pair.tx
-        } else {
-            &pair.rx
-        }
+        if index & 1 == 0 { &pair.tx } else { &pair.rx }
     }
 
     fn slots(&self) -> impl Iterator<Item = (usize, &dyn Control)> {
@@ -183,6 +183,13 @@ impl Shared {
     /// SET_FEATURES. A change of what shapes a ring restarts the rings; only LOG_ALL
     /// changes on a running device in practice.
     pub(super) fn set_features(&self, acked: u64) {
+        // The bridge's own message says nothing about the peer.
+        if self.primed.swap(true, Ordering::Relaxed) {
+            self.adopt_features(acked);
+        }
+    }
+
+    fn adopt_features(&self, acked: u64) {
         let before = self.acked.swap(acked, Ordering::Relaxed);
         if before != UNKNOWN && (before ^ acked) & features::RING != 0 {
             self.vrings().iter().for_each(Vring::restart);
@@ -196,6 +203,7 @@ impl Shared {
     /// RESET_DEVICE: as after a new connection, but memory and protocol features stay.
     pub(super) fn reset(&self) {
         self.vrings().iter().for_each(Vring::reset);
+        self.primed.store(false, Ordering::Relaxed);
         self.acked.store(UNKNOWN, Ordering::Relaxed);
     }
 
@@ -287,16 +295,17 @@ impl Shared {
     /// The protocol crate has made these vrings for the next connection.
     pub(super) fn begin_session(&self, vrings: Vec<Vring>) {
         *lock(&self.session) = vrings;
+        self.primed.store(false, Ordering::Relaxed);
     }
 
-    /// A peer is there; `shutdown` ends it.
-    pub(super) fn connection_began(&self, shutdown: Option<ShutdownHandle>) {
+    /// A peer is there; shutting `shutdown` down ends it.
+    pub(super) fn connection_began(&self, shutdown: UnixStream) {
         for (_, slot) in self.slots() {
             slot.clear_fault();
         }
         self.connected.store(true, Ordering::Relaxed);
         self.connections.fetch_add(1, Ordering::Relaxed);
-        *lock(&self.shutdown) = shutdown;
+        *lock(&self.shutdown) = Some(shutdown);
         if self.is_closing() {
             self.disconnect();
         }
@@ -306,7 +315,6 @@ impl Shared {
     /// descriptors are still open), its memory is let go.
     pub(super) fn connection_ended(&self, reason: Option<Arc<str>>) {
         lock(&self.shutdown).take();
-        self.connected.store(false, Ordering::Relaxed);
         for vring in std::mem::take(&mut *lock(&self.session)) {
             vring.close(reason.as_ref());
         }
@@ -316,6 +324,7 @@ impl Shared {
         self.acked.store(UNKNOWN, Ordering::Relaxed);
         *lock(&self.memory) = MemoryState::default();
         self.owner.renew();
+        self.connected.store(false, Ordering::Release);
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -323,8 +332,10 @@ impl Shared {
     }
 
     fn disconnect(&self) {
-        if let Some(handle) = lock(&self.shutdown).as_ref() {
-            handle.shutdown();
+        if let Some(frontend) = lock(&self.shutdown).as_ref()
+            && let Err(error) = frontend.shutdown(Shutdown::Both)
+        {
+            log::debug!("{}: already disconnected: {error}", self.name());
         }
     }
 
@@ -364,7 +375,7 @@ impl VhostUserDevice {
             .name("vhost-user-conn".to_owned())
             .spawn(move || {
                 let _alive = alive;
-                connect::run(&for_thread, source);
+                connect::run(&for_thread, &source);
             })
             .map_err(|source| OpenError::System {
                 action: "start a thread",
@@ -384,7 +395,7 @@ impl Device for VhostUserDevice {
         DeviceStatus {
             kind: "vhost-user".to_owned(),
             name: shared.name().to_string(),
-            connected: shared.connected.load(Ordering::Relaxed),
+            connected: shared.connected.load(Ordering::Acquire),
             features: features::names(shared.features().unwrap_or(0)),
             connections: shared.connections.load(Ordering::Relaxed),
             faults: shared.faults.load(Ordering::Relaxed),

@@ -161,7 +161,10 @@ mod tests {
 
     #[test]
     fn segmentation_without_checksums_is_no_segmentation() {
-        assert_eq!(peer(GUEST_TSO4 | GUEST_USO4 | GUEST_USO6), PeerOffloads::default());
+        assert_eq!(
+            peer(GUEST_TSO4 | GUEST_USO4 | GUEST_USO6),
+            PeerOffloads::default()
+        );
         let all = peer(GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_USO4 | GUEST_USO6);
         assert!(all.checksum && all.tso4 && all.tso6 && all.ecn && all.uso);
         assert!(!peer(GUEST_CSUM | GUEST_USO4).uso);

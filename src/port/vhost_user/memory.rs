@@ -101,8 +101,7 @@ impl Mapped {
         let mut regions = Vec::with_capacity(self.memory.num_regions());
         for region in GuestMemoryBackend::iter(&*self.memory) {
             let guest_base = region.start_addr().raw_value();
-            let host =
-                NonNull::new(region.as_ptr()).ok_or(MapError::Protection { guest_base })?;
+            let host = NonNull::new(region.as_ptr()).ok_or(MapError::Protection { guest_base })?;
             regions.push(GuestRegion {
                 guest_base,
                 len: region.len(),

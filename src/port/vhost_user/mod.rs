@@ -18,6 +18,7 @@
 //! Lock order: the session's list, then memory, then one slot; a slot's lock is the only
 //! one a worker takes, and it never waits for it.
 
+mod bridge;
 mod connect;
 mod daemon;
 mod device;
@@ -147,12 +148,15 @@ pub enum OpenError {
     },
 }
 
-/// Opens a device and serves its socket from now on. The ports are in queue pair order.
+/// A device and its ports, in queue pair order.
+pub type Opened = (Arc<VhostUserDevice>, Vec<Box<dyn Port>>);
+
+/// Opens a device and serves its socket from now on.
 ///
 /// # Errors
 /// [`OpenError`], in words that say what helps. In client mode a missing listener is no
 /// error: the device waits for it.
-pub fn open(config: DeviceConfig) -> Result<(Arc<VhostUserDevice>, Vec<Box<dyn Port>>), OpenError> {
+pub fn open(config: DeviceConfig) -> Result<Opened, OpenError> {
     if !(1..=QUEUE_PAIRS_MAX).contains(&config.queue_pairs) {
         return Err(OpenError::QueuePairs(config.queue_pairs));
     }

@@ -181,8 +181,13 @@ fn install_now() -> io::Result<()> {
 extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo to a handler of the SA_SIGINFO form, and
     // errno's place belongs to this thread.
-    let (code, address, errno) =
-        unsafe { ((*info).si_code, (*info).si_addr() as usize, *libc::__errno_location()) };
+    let (code, address, errno) = unsafe {
+        (
+            (*info).si_code,
+            (*info).si_addr() as usize,
+            *libc::__errno_location(),
+        )
+    };
     // A positive code says that the kernel raised it for an access.
     let ours = code > 0 && zero_fill(address);
     // SAFETY: as above; the interrupted code may be between a call and its errno.
@@ -325,15 +330,9 @@ mod tests {
         let owner = Owner::new().unwrap();
         let guard = owner.guard(0x7000, 0x1000).unwrap();
         let index = guard.index;
-        assert_eq!(
-            RANGE_SLOTS[index].find(0x7fff),
-            Some((0x8000, owner.index))
-        );
+        assert_eq!(RANGE_SLOTS[index].find(0x7fff), Some((0x8000, owner.index)));
         assert_eq!(RANGE_SLOTS[index].find(0x8000), None);
         drop(guard);
-        assert_ne!(
-            RANGE_SLOTS[index].find(0x7fff),
-            Some((0x8000, owner.index))
-        );
+        assert_ne!(RANGE_SLOTS[index].find(0x7fff), Some((0x8000, owner.index)));
     }
 }

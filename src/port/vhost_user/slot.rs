@@ -269,8 +269,9 @@ impl<E: Engine> Entered<'_, E> {
         if let Some(error) = &self.state.error {
             error.signal();
         }
+        // A disconnection is logged as such, not once more for each ring.
+        self.state.reported = matches!(fault, Fault::Disconnected(_));
         self.state.fault = Some(fault);
-        self.state.reported = false;
         self.slot.faulted.store(true, Ordering::Relaxed);
     }
 

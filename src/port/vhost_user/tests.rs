@@ -322,6 +322,7 @@ fn a_queue_size_that_is_no_power_of_two_stops_that_ring_only() {
     assert!(f.fault(0).unwrap().contains("queue size 100"));
     guest.post(RX);
     assert_eq!(f.transmit(0, &[1; 60]), 1);
+    assert_eq!(guest.take(RX), Some(vec![1; 60]));
     vmm.start(&guest, TX, 0);
     f.exchange(&mut guest, 0, 3);
 }
@@ -503,6 +504,78 @@ fn a_call_descriptor_that_could_block_a_worker_is_refused() {
     assert!(f.fault(0).unwrap().contains("not an eventfd"));
     guest.send(TX, &[1; 60]);
     assert!(f.received(0).is_empty());
+}
+
+#[test]
+fn a_ring_whose_peer_never_kicks_is_looked_at_by_timer() {
+    let mut f = Fixture::new(1);
+    let mut guest = Guest::new(1);
+    let vmm = f.up(&guest);
+    let timer = f.registry.watched.lock().unwrap()[0];
+    peer::send_no_kick(&vmm.frontend, TX as u64);
+    assert!(f.ports[0].is_running());
+    assert_eq!(*f.registry.watched.lock().unwrap(), [timer]);
+    assert_eq!(f.ports[0].arm(), Armed::Asleep);
+    guest.send(TX, &[1; 60]);
+    assert!(peer::becomes_readable(timer));
+    assert_eq!(f.received(0), [[1; 60]]);
+}
+
+#[test]
+fn a_busy_worker_never_keeps_the_protocol_out_and_loses_nothing() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let mut f = Fixture::new(1);
+    let mut guest = Guest::new(1);
+    let mut vmm = f.up(&guest);
+    let mut port = f.ports.remove(0);
+    let (stop, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut burst = Burst::new();
+            while !stop.load(Ordering::Relaxed) {
+                burst.clear();
+                seen.fetch_add(port.receive(&mut burst), Ordering::Relaxed);
+            }
+        });
+        for round in 0..500usize {
+            guest.send(TX, &[1; 60]);
+            match round % 3 {
+                0 => vmm.frontend.set_vring_enable(TX, false).unwrap(),
+                1 => vmm.share(&guest),
+                _ => drop(vmm.frontend.get_vring_base(TX).unwrap()),
+            }
+            vmm.start(&guest, TX, 0);
+            eventually("the frame arrives", || {
+                seen.load(Ordering::Relaxed) == round + 1
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(f.fault(0), None);
+}
+
+#[test]
+fn rings_may_be_enabled_before_features_are_set() {
+    // As QEMU does when it makes a device, and after a guest's reset.
+    let mut f = Fixture::new(1);
+    let mut guest = Guest::new(1);
+    let frontend = Frontend::connect(&f.socket, 2).unwrap();
+    frontend.set_owner().unwrap();
+    let offered = frontend.get_features().unwrap();
+    peer::send_enable(&frontend, 0);
+    peer::send_enable(&frontend, 1);
+    assert!(!f.ports[0].is_running() && f.device.status().features.is_empty());
+    let mut vmm = Vmm::set_features(frontend, 0);
+    vmm.share(&guest);
+    vmm.start(&guest, RX, 0);
+    vmm.start(&guest, TX, 0);
+    f.exchange(&mut guest, 0, 1);
+    vmm.frontend.reset_device().unwrap();
+    peer::send_enable(&vmm.frontend, 1);
+    vmm.frontend.set_features(offered).unwrap();
+    vmm.start(&guest, RX, 0);
+    vmm.start(&guest, TX, 0);
+    f.exchange(&mut guest, 0, 2);
 }
 
 #[test]

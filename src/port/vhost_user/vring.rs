@@ -23,9 +23,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use vhost_user_backend::{
-    VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT,
-};
+use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
 use vm_memory::GuestMemoryAtomic;
 
@@ -341,10 +339,7 @@ impl VringT<Memory> for Vring {
     fn set_call(&self, file: Option<File>) {
         match file.map(|file| EventFd::new(file, "call")).transpose() {
             Ok(call) => self.slot().set_call(call),
-            Err(error) => self
-                .inner
-                .device
-                .fail(self.slot(), Fault::Call(error)),
+            Err(error) => self.inner.device.fail(self.slot(), Fault::Call(error)),
         }
     }
 

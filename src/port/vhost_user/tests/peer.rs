@@ -1,7 +1,12 @@
 //! A frontend with a driver of its own: the other end of a device, in the same process.
+#![expect(
+    clippy::disallowed_types,
+    reason = "a test's poller is on nobody's packet path"
+)]
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +30,10 @@ pub const BUFFER: u32 = 2048;
 pub const HEADER: usize = 12;
 
 /// Spins until `condition` holds; panics after ten seconds.
-#[expect(clippy::disallowed_methods, reason = "a test's deadline is wall-clock time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's deadline is wall-clock time"
+)]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while !condition() {
@@ -36,9 +44,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 pub fn memfd(len: u64) -> File {
     // SAFETY: the name is a C string; the descriptor is new and ours.
-    let file = unsafe {
-        File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC))
-    };
+    let file =
+        unsafe { File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
     file.set_len(len).unwrap();
     file
 }
@@ -144,10 +151,7 @@ impl Guest {
     /// Makes chain `head` available.
     pub fn offer(&mut self, ring: usize, head: u16) {
         let Ring { base, avail, .. } = self.rings[ring];
-        self.write(
-            base + 0x1000 + 4 + u64::from(avail % RING_SIZE) * 2,
-            head,
-        );
+        self.write(base + 0x1000 + 4 + u64::from(avail % RING_SIZE) * 2, head);
         self.rings[ring].avail = avail.wrapping_add(1);
         self.write(base + 0x1000 + 2, avail.wrapping_add(1));
     }
@@ -189,7 +193,9 @@ impl Guest {
         self.rings[ring].used = used.wrapping_add(1);
         let mut bytes = vec![0u8; len as usize];
         let addr = self.buffer(ring, head as u16);
-        self.memory.read_slice(&mut bytes, GuestAddress(addr)).unwrap();
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(addr))
+            .unwrap();
         Some(bytes.split_off(HEADER))
     }
 }
@@ -202,17 +208,22 @@ pub struct Vmm {
 impl Vmm {
     /// Connects and negotiates everything but `without`.
     pub fn connect(socket: &Path, pairs: usize, without: u64) -> Self {
-        Self::negotiate(Frontend::connect(socket, pairs as u64 * 2).unwrap(), without)
+        Self::negotiate(
+            Frontend::connect(socket, pairs as u64 * 2).unwrap(),
+            without,
+        )
     }
 
-    pub fn negotiate(mut frontend: Frontend, without: u64) -> Self {
+    pub fn negotiate(frontend: Frontend, without: u64) -> Self {
         frontend.set_owner().unwrap();
+        Self::set_features(frontend, without)
+    }
+
+    pub fn set_features(mut frontend: Frontend, without: u64) -> Self {
         let offered = frontend.get_features().unwrap();
         let protocol = frontend.get_protocol_features().unwrap();
         frontend
-            .set_protocol_features(
-                protocol & !(VhostUserProtocolFeatures::XEN_MMAP),
-            )
+            .set_protocol_features(protocol & !(VhostUserProtocolFeatures::XEN_MMAP))
             .unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         let acked = offered & !features::LOG_ALL & !without;
@@ -269,4 +280,42 @@ pub fn open_descriptors() -> usize {
 
 pub fn raw(file: &File) -> RawFd {
     file.as_raw_fd()
+}
+
+/// SET_VRING_KICK without a descriptor, which the crate's frontend cannot say.
+pub fn send_no_kick(frontend: &Frontend, index: u64) {
+    let mut stream = send_raw(frontend, 12, 1 | 8, &(index | 0x100).to_ne_bytes());
+    let mut reply = [0u8; 20];
+    std::io::Read::read_exact(&mut stream, &mut reply).unwrap();
+    assert_eq!(reply[12..], [0; 8]);
+}
+
+/// SET_VRING_ENABLE at a time when the crate's frontend would not send it.
+pub fn send_enable(frontend: &Frontend, index: u32) {
+    let payload = u64::from(index) | 1 << 32;
+    send_raw(frontend, 18, 1, &payload.to_ne_bytes());
+}
+
+fn send_raw(frontend: &Frontend, request: u32, flags: u32, payload: &[u8]) -> UnixStream {
+    // SAFETY: `frontend` owns the socket and outlives this borrow of it.
+    let socket = unsafe { BorrowedFd::borrow_raw(frontend.as_raw_fd()) };
+    let mut stream = UnixStream::from(socket.try_clone_to_owned().unwrap());
+    let mut message = Vec::new();
+    for word in [request, flags, payload.len() as u32] {
+        message.extend_from_slice(&word.to_ne_bytes());
+    }
+    message.extend_from_slice(payload);
+    std::io::Write::write_all(&mut stream, &message).unwrap();
+    stream
+}
+
+/// Whether `fd` can be read within ten seconds.
+pub fn becomes_readable(fd: RawFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one entry, as said.
+    unsafe { libc::poll(&mut poll, 1, 10_000) == 1 }
 }
