@@ -139,6 +139,8 @@ mod tests {
         // HC = 0xdd2f, m = 0x5555, m' = 0x3285: equation 2 would give 0xffff.
         let delta = difference(&[0x55, 0x55], &[0x32, 0x85]);
         assert_eq!(update(0xdd2f, delta), 0x0000);
+        assert_eq!(difference(&[0xff; 4], &[0; 4]), 0xffff);
+        assert_eq!(difference(&[], &[]), 0xffff);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Header fields: offsets and names, and a lenient walk for frames that never get a key.
 //!
-//! [`super::parse`] is strict because a key must mean exactly one thing. A frame for the
+//! [`parse`](super::parse()) is strict because a key must mean exactly one thing. A frame for the
 //! guest may have options, extension headers or two tags and still want its checksum
 //! completed or its payload cut; [`walk`] finds the L4 header of such a frame.
 //!
@@ -9,6 +9,7 @@
 //! *Caller's duty*: none; addresses and length fields are not judged here.
 //! *Standard*: IEEE 802.1Q, RFC 791, RFC 8200, RFC 9293.
 
+use super::GsoKind;
 use super::key::protocol;
 
 /// Ethernet header without tags, bytes.
@@ -165,6 +166,32 @@ fn skip_extensions(data: &[u8], mut at: usize, mut next: u8) -> Option<(usize, u
         }
     }
     None
+}
+
+/// The headers of a GSO frame and where its payload begins, if they are of the kind that
+/// its sender says and the partial checksum is their own.
+pub(super) fn walk_gso(
+    data: &[u8],
+    kind: GsoKind,
+    start: u16,
+    offset: u16,
+) -> Option<(Outline, usize)> {
+    let outline = walk(data)?;
+    let segment = data.get(outline.l4..)?;
+    let len = match (kind, outline.ipv4, outline.protocol) {
+        (GsoKind::Tcp4, true, protocol::TCP) | (GsoKind::Tcp6, false, protocol::TCP) => {
+            usize::from(segment.first_chunk::<TCP>()?[12] >> 4) * 4
+        }
+        (GsoKind::UdpL4 | GsoKind::Ufo, _, protocol::UDP) => UDP,
+        _ => return None,
+    };
+    let least = if outline.protocol == protocol::TCP {
+        TCP
+    } else {
+        UDP
+    };
+    let own = usize::from(start) == outline.l4 && checksum_offset(outline.protocol) == Some(offset);
+    (own && len >= least && len <= segment.len()).then_some((outline, outline.l4 + len))
 }
 
 /// Whether a partial checksum may be completed: its field lies inside the frame, and

@@ -7,17 +7,19 @@
 //! own. A partial checksum is taken at its sender's word: a wrong pseudo-header sum gives
 //! wrong checksums. IPv4 options, extension headers and any tags are repeated unread.
 //! *Refuses*: [`DropReason::Unsegmentable`]: headers that do not allow it, a checksum field
-//! among the addresses (see [`super::vnet_hdr::encode`]), UFO, a segment too large for IP, or more
-//! than [`SEGMENTS_MAX`] segments, since a frame's work must stay bounded.
+//! among the addresses (see [`super::vnet_hdr::encode`]), UFO, a frame above
+//! [`FRAME_MAX`], a segment too large for IP, or more than [`SEGMENTS_MAX`] segments, since a frame's work must stay bounded.
 //! *Caller's duty*: ask [`fits`] first; call [`Segments::fill`] until it answers 0.
 //! Segments always leave complete, also for a peer that would take partial checksums:
 //! such a peer without TSO is rare, and one form is simpler than two.
 //! *Standard*: virtio 1.2 section 5.1.6, RFC 9293, RFC 3168, RFC 768.
 
 use super::checksum::{self, Zero};
-use super::headers::{self, IPV6, Outline, TCP, UDP, tcp_flag};
+use super::headers::{self, IPV6, Outline, tcp_flag};
 use super::key::protocol;
-use super::{Burst, Checksum, DropReason, Frame, FrameMut, GsoKind, Offload, PeerOffloads};
+use super::{
+    Burst, Checksum, DropReason, FRAME_MAX, Frame, FrameMut, Gso, GsoKind, Offload, PeerOffloads,
+};
 
 /// Segments of one frame at most: 64 KiB in pieces of 32 bytes.
 pub const SEGMENTS_MAX: usize = 2048;
@@ -101,6 +103,8 @@ impl<'a> Segments<'a> {
     pub fn new(frame: Frame<'a>) -> Result<Self, DropReason> {
         let data = frame.data;
         let work = match (frame.offload.gso.kind, frame.offload.checksum) {
+            // No burst would take it.
+            _ if data.len() > FRAME_MAX => None,
             (GsoKind::None, Checksum::Partial { start, offset })
                 if !headers::partial_is_sound(data, start, offset) =>
             {
@@ -169,36 +173,26 @@ impl<'a> Segments<'a> {
 
 impl Cut {
     fn new(data: &[u8], offload: &Offload, start: u16, offset: u16) -> Option<Self> {
-        let outline = headers::walk(data)?;
-        let (l4, size) = (outline.l4, usize::from(offload.gso.size));
-        let segment = data.get(l4..)?;
-        let header_len = match (offload.gso.kind, outline.ipv4, outline.protocol) {
-            (GsoKind::Tcp4, true, protocol::TCP) | (GsoKind::Tcp6, false, protocol::TCP) => {
-                let len = usize::from(segment.first_chunk::<TCP>()?[12] >> 4) * 4;
-                (len >= TCP).then_some(len)?
-            }
-            (GsoKind::UdpL4, _, protocol::UDP) => UDP,
-            _ => return None,
-        };
-        let payload_len = segment.len().checked_sub(header_len)?;
-        let own = headers::checksum_offset(outline.protocol)?;
-        let l3_max = l4 - outline.l3 + header_len + size.min(payload_len);
-        let ip_max = usize::from(u16::MAX) + if outline.ipv4 { 0 } else { IPV6 };
-        if usize::from(start) != l4
-            || offset != own
-            || size == 0
-            || payload_len.div_ceil(size) > SEGMENTS_MAX
-            || l3_max > ip_max
-        {
+        let Gso { kind, size, .. } = offload.gso;
+        if kind == GsoKind::Ufo {
             return None;
         }
-        let check = usize::from(own);
+        let (outline, payload) = headers::walk_gso(data, kind, start, offset)?;
+        let (l4, size) = (outline.l4, usize::from(size));
+        let segment = data.get(l4..)?;
+        let payload_len = data.len().checked_sub(payload)?;
+        let l3_max = payload - outline.l3 + size.min(payload_len);
+        let ip_max = usize::from(u16::MAX) + if outline.ipv4 { 0 } else { IPV6 };
+        if size == 0 || payload_len.div_ceil(size) > SEGMENTS_MAX || l3_max > ip_max {
+            return None;
+        }
+        let check = usize::from(offset);
         let field = segment.get(check..)?.first_chunk::<2>()?;
         let whole = checksum::fold(segment.len() as u64);
         Some(Self {
             outline,
-            payload: l4 + header_len,
-            next: l4 + header_len,
+            payload,
+            next: payload,
             size,
             index: 0,
             check,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use etherparse::{
-    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv4Dscp, Ipv4Ecn, Ipv4Header,
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpEcn, IpNumber, Ipv4Header,
     Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader,
 };
 
@@ -136,8 +136,8 @@ impl Sample {
                 let (src, dst) = (src.octets(), dst.octets());
                 let number = IpNumber(self.tuple.protocol);
                 let mut ip = Ipv4Header::new(0, self.ttl, number, src, dst).unwrap();
-                ip.dscp = Ipv4Dscp::try_new(self.dscp).unwrap();
-                ip.ecn = Ipv4Ecn::try_new(self.ecn).unwrap();
+                ip.dscp = IpDscp::try_new(self.dscp).unwrap();
+                ip.ecn = IpEcn::try_new(self.ecn).unwrap();
                 ip.identification = self.id;
                 let l4 = self.transport(Some(&ip), None);
                 ip.set_payload_len(l4.len()).unwrap();

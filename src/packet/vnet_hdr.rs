@@ -1,7 +1,8 @@
 //! The virtio-net header: its bytes, and what they say about a frame.
 //!
 //! *Promises*: an [`Offload`] from [`decode`] is true to its own documentation: fields lie
-//! inside the frame, a GSO size is not 0. A header from [`encode`] is built from the frame
+//! inside the frame, a GSO size is not 0. (Whether its kind fits the packet is judged
+//! where headers are read: by `parse`, by [`encode`] and by segmentation.) A header from [`encode`] is built from the frame
 //! at hand, never copied from another header, so VLAN push and pop cannot leave it stale.
 //! *Refuses*: [`InvalidVnetHdr`], the frame is to be discarded and counted. Unknown flags are
 //! ignored (virtio 1.2 section 5.1.6.2.2). GSO without a partial checksum is refused:
@@ -10,7 +11,7 @@
 //! `num_buffers` is 1 here; a port that merges receive buffers sets it.
 //! *Standard*: virtio 1.2 section 5.1.6.
 
-use super::headers::{self, UDP};
+use super::headers;
 use super::{Checksum, Gso, GsoKind, Offload};
 
 /// The header with `num_buffers`: VERSION_1 or MRG_RXBUF negotiated.
@@ -124,7 +125,7 @@ fn gso(gso_type: u8, size: u16, checksum: Checksum) -> Result<Gso, InvalidVnetHd
 /// `hdr_len` of a GSO frame is what each of its segments repeats: everything up to the L4
 /// payload. A partial checksum whose field lies among link-layer or IP header bytes is left
 /// out, and the frame goes as it is: completing it would let its sender change addresses
-/// after they were checked.
+/// after they were checked. So is a GSO kind that the headers contradict.
 #[inline]
 pub fn encode(offload: &Offload, frame: &[u8]) -> [u8; LEN] {
     let mut header = [0; LEN];
@@ -147,25 +148,17 @@ pub fn encode(offload: &Offload, frame: &[u8]) -> [u8; LEN] {
                 GsoKind::UdpL4 => GSO_UDP_L4,
                 GsoKind::Ufo => GSO_UDP,
             };
+            let kind = offload.gso.kind;
+            let Some((_, payload)) = headers::walk_gso(frame, kind, start, offset) else {
+                return header;
+            };
             header[1] = gso_type;
-            let len = gso_header_len(offload.gso.kind, usize::from(start), frame);
+            let len = u16::try_from(payload).unwrap_or(u16::MAX);
             header[2..4].copy_from_slice(&len.to_le_bytes());
             header[4..6].copy_from_slice(&offload.gso.size.to_le_bytes());
         }
     }
     header
-}
-
-/// Bytes up to the L4 payload: a GSO frame's checksum starts where its L4 header does.
-fn gso_header_len(kind: GsoKind, l4: usize, frame: &[u8]) -> u16 {
-    let l4_len = match kind {
-        GsoKind::Tcp4 | GsoKind::Tcp6 => {
-            let data_offset = frame.get(l4 + 12).copied().unwrap_or(0);
-            usize::from(data_offset >> 4) * 4
-        }
-        GsoKind::UdpL4 | GsoKind::Ufo | GsoKind::None => UDP,
-    };
-    u16::try_from((l4 + l4_len).min(frame.len())).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
