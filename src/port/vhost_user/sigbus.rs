@@ -254,7 +254,7 @@ fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) 
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
         // An access cannot be ignored: back to the default, and it faults again. A
         // signal sent by somebody is raised again for the same end.
-        // SAFETY: `previous` came from the kernel, but for SIG_IGN's place; zeroed is SIG_DFL.
+        // SAFETY: all-zero is a valid `sigaction` (SIG_DFL, no flags); `info` is the kernel's.
         unsafe {
             let default: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, &default, std::ptr::null_mut());
