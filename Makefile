@@ -27,11 +27,11 @@ rust:
 build: rust ## builds the release binary, target/release/shunt
 	$(CARGO) build --release --locked
 
-demo: build guest ## shows an offload on this machine, from boot to speed-up
+demo: setup build guest ## shows an offload on this machine, from boot to speed-up
 	qemu/demo
 
 # Real peers (QEMU, DPDK) are waited for; hugepages only make them quicker.
-test: rust guest ## runs all tests, then the memory models
+test: setup guest ## runs all tests, then the memory models
 	@if [[ $$EUID == 0 && $$(< /proc/sys/vm/nr_hugepages) -lt 512 ]]; then \
 	    echo 512 > /proc/sys/vm/nr_hugepages || echo "no hugepages: DPDK runs without"; \
 	fi
@@ -45,9 +45,9 @@ test: rust guest ## runs all tests, then the memory models
 
 loom: rust ## model-checks the memory ordering of rings and tables
 	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
-	    $(CARGO) test --locked --release --lib model
+	    $(CARGO) test --locked --lib model
 
-lint: rust ## formatting, clippy, rustdoc, shellcheck, dependency policy
+lint: setup ## formatting, clippy, rustdoc, shellcheck, dependency policy
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
@@ -58,10 +58,10 @@ lint: rust ## formatting, clippy, rustdoc, shellcheck, dependency policy
 	    echo "cargo-deny is not installed: dependency policy (deny.toml) not checked"; \
 	fi
 
-bench: rust ## runs all benches
+bench: setup ## runs all benches
 	$(CARGO) bench --locked
 
-bench-%: rust ## runs one bench: make bench-NAME
+bench-%: setup ## runs one bench: make bench-NAME
 	$(CARGO) bench --locked --bench $*
 
 guest: ## builds the router guest, target/guest
