@@ -3,7 +3,12 @@
 //! *Held constant*: two elements with two vNICs each, all of them connected (vhost-user), no
 //! traffic. *Peers*: none. *Expected before measuring*: nothing at all, since every thread waits.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench may be blunt")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench may be blunt"
+)]
 
 mod report;
 #[path = "../tests/support/mod.rs"]

@@ -6,7 +6,12 @@
 //! *Peers*: none yet. *Expected before measuring*: 25 ns for parse and rewrite, 70 ns for the
 //! rings, 50 ns for look-up and the rest: some 6 Mpps if testpmd could send them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench may be blunt")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench may be blunt"
+)]
 
 mod report;
 #[path = "../tests/support/mod.rs"]
@@ -61,7 +66,14 @@ fn forwarded(sessions: u32) -> (f64, f64) {
         offload(&shunt, side, sessions);
     }
     let pid = shunt.process().id();
-    support::process::succeed(&["taskset", "--all-tasks", "--pid", "--cpu-list", "1", &pid.to_string()]);
+    support::process::succeed(&[
+        "taskset",
+        "--all-tasks",
+        "--pid",
+        "--cpu-list",
+        "1",
+        &pid.to_string(),
+    ]);
     let mut testpmd = Testpmd::build("flowgen")
         .virtio_user(&dir.file("lan-uplink.sock"), "queues=1")
         .virtio_user(&dir.file("wan-uplink.sock"), "queues=1")
@@ -73,7 +85,11 @@ fn forwarded(sessions: u32) -> (f64, f64) {
     let count = || {
         let path = "/restconf/data/shunt-offload:state/element=router/statistics";
         let packets = control.get(path)["shunt-offload:statistics"]["forwarded"]["packets"].clone();
-        packets.as_str().expect("a counter").parse::<f64>().expect("a number")
+        packets
+            .as_str()
+            .expect("a counter")
+            .parse::<f64>()
+            .expect("a number")
     };
     pause(SAMPLE);
     let (began, cpu) = (now(), cpu_seconds(pid));
@@ -111,8 +127,16 @@ fn offload(shunt: &Shunt, side: &str, sessions: u32) {
     // One argument of curl takes 128 KiB.
     for page in all.chunks(128) {
         let input = json!({ "shunt-offload:input": { "element": "router", "session": page } });
-        let answer = shunt.control().post("/restconf/operations/shunt-offload:offload", &input);
-        let results = answer["shunt-offload:output"]["result"].as_array().expect("results").clone();
-        assert!(results.iter().all(|result| result["result"] == "offloaded"), "{answer}");
+        let answer = shunt
+            .control()
+            .post("/restconf/operations/shunt-offload:offload", &input);
+        let results = answer["shunt-offload:output"]["result"]
+            .as_array()
+            .expect("results")
+            .clone();
+        assert!(
+            results.iter().all(|result| result["result"] == "offloaded"),
+            "{answer}"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::counters::Wire;
 use super::deliver::{Outcome, deliver};
-use super::lane::{Bench, Lane, Pipe};
+use super::lane::{Bench, Ingoing, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
 use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
@@ -20,14 +20,6 @@ enum Fate<'p> {
 struct Sorted {
     parsed: [Result<Parsed, PuntReason>; Burst::FRAMES_MAX],
     wire: [Wire; Burst::FRAMES_MAX],
-}
-
-/// Where a burst came in.
-#[derive(Clone, Copy)]
-struct Ingoing {
-    vnic: usize,
-    queue: usize,
-    now: Moment,
 }
 
 impl Lane {
@@ -285,7 +277,8 @@ impl Pipe {
             let Fate::Forward(flow) = &fates[index] else {
                 continue;
             };
-            let own = flow.spec().egress;
+            let queue = flow.egress_queue().unwrap_or(ingoing.queue);
+            let own = (flow.spec().egress, queue);
             if *egress.get_or_insert(own) == own {
                 frames[count] = burst.frame(index);
                 places[count] = index as u8;
@@ -293,8 +286,10 @@ impl Pipe {
                 taken |= 1 << index;
             }
         }
-        let vnic = egress.and_then(|id| self.vnics.get_mut(usize::from(id.0)));
-        let port = vnic.and_then(|vnic| vnic.uplink.toward(ingoing.queue));
+        let port = egress.and_then(|(vnic, queue)| {
+            let vnic = self.vnics.get_mut(usize::from(vnic.0))?;
+            vnic.uplink.toward(queue)
+        });
         let now_ms = ingoing.now.millis() as u32;
         let counters = &self.counters;
         deliver(port, &frames[..count], adapted, |place, outcome| {

@@ -140,6 +140,14 @@ impl Bench {
     }
 }
 
+/// Where and when a burst came in.
+#[derive(Clone, Copy)]
+pub(super) struct Ingoing {
+    pub(super) vnic: usize,
+    pub(super) queue: usize,
+    pub(super) now: Moment,
+}
+
 /// What the pipeline works on; apart from the table so that a pin may stay while it changes.
 pub(super) struct Pipe {
     pub(super) id: ElementId,
