@@ -45,7 +45,7 @@ test: setup guest ## runs all tests, then the memory models
 
 loom: rust ## model-checks the memory ordering of rings and tables
 	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
-	    $(CARGO) test --locked --lib model
+	    $(CARGO) test --locked --profile model --lib model
 
 lint: setup ## formatting, clippy, rustdoc, shellcheck, dependency policy
 	$(CARGO) fmt --check
