@@ -23,7 +23,7 @@ struct Behind {
 
 impl Lane {
     /// Receives one burst from a guest's queue and passes it on. Says how many frames.
-    pub(super) fn from_guest(
+    pub(super) fn poll_guest(
         &mut self,
         vnic: usize,
         queue: usize,

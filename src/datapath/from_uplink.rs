@@ -24,7 +24,7 @@ struct Sorted {
 
 impl Lane {
     /// Receives one burst from an uplink's queue and sees it through. Says how many frames.
-    pub(super) fn from_uplink(
+    pub(super) fn poll_uplink(
         &mut self,
         vnic: usize,
         queue: usize,
@@ -44,11 +44,9 @@ impl Lane {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, &sorted, count);
-        for index in 0..count {
+        for (index, fate) in fates[..count].iter_mut().enumerate() {
             self.pipe.counters.from_uplink.add(sorted.wire[index]);
-            fates[index] = self
-                .pipe
-                .judge(&pin, fates[index], &sorted, index, ingoing, bench);
+            *fate = self.pipe.judge(&pin, *fate, &sorted, index, ingoing, bench);
         }
         self.pipe.forward(&fates[..count], &sorted, ingoing, bench);
         self.pipe.punt(&fates[..count], &sorted, ingoing, bench);
@@ -95,8 +93,8 @@ fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, count: usize) -> [Fate<'p>; Bu
     let mut keys = [FlowKey::default(); Burst::FRAMES_MAX];
     let mut places = [0u8; Burst::FRAMES_MAX];
     let mut keyed = 0;
-    for index in 0..count {
-        match &sorted.parsed[index] {
+    for (index, parsed) in sorted.parsed[..count].iter().enumerate() {
+        match parsed {
             Ok(parsed) => {
                 keys[keyed] = parsed.key;
                 places[keyed] = index as u8;
