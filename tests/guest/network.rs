@@ -182,9 +182,29 @@ impl Network {
         number(&entry.unwrap_or_else(|| panic!("no {group} {name} in {stats}"))["count"])
     }
 
-    /// Bytes that went around the guest.
-    pub fn octets_forwarded(&self) -> u64 {
-        number(&self.cli(&["show", "stats"])["forwarded"]["octets"])
+    /// Whether all vNICs have negotiated checksum offload, and segmentation offload.
+    pub fn guest_offloads(&self) -> (bool, bool) {
+        let ports = self.cli(&["show", "ports"]);
+        let vnics = ports["vnic"].as_array().unwrap();
+        let all = |names: [&str; 2]| {
+            vnics.iter().all(|vnic| {
+                let features = vnic["guest"]["feature"].as_array().unwrap();
+                names
+                    .iter()
+                    .all(|name| features.iter().any(|has| has == name))
+            })
+        };
+        let checksums = all(["csum", "guest-csum"]);
+        (checksums, all(["host-tso4", "guest-tso4"]))
+    }
+
+    /// Wire packets that went around the guest, and frames that came from a vNIC's uplink.
+    pub fn packets_and_frames(&self, vnic: &str) -> [u64; 2] {
+        let packets = number(&self.cli(&["show", "stats"])["forwarded"]["packets"]);
+        let ports = self.cli(&["show", "ports"]);
+        let mut vnics = ports["vnic"].as_array().unwrap().iter();
+        let vnic = vnics.find(|entry| entry["name"] == vnic).unwrap();
+        [packets, number(&vnic["uplink"]["queue"][0]["rx-frames"])]
     }
 
     /// Waits until the guest's conntrack has the connection to `to` with answers seen.
