@@ -50,7 +50,7 @@ fn a_linux_router_keeps_working_while_its_connections_go_around_it() {
     });
 }
 
-/// The same guest without TSO, USO and GRO: client and server still send large frames.
+/// The same guest without TSO, USO and GRO.
 #[test]
 fn files_arrive_intact_around_a_guest_without_segmentation_offload() {
     let mut network = Network::start(|guest| guest.flag("--no-tso"));
