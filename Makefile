@@ -27,7 +27,8 @@ rust:
 build: rust ## builds the release binary, target/release/shunt
 	$(CARGO) build --release --locked
 
-demo: setup build guest ## shows an offload on this machine, from boot to speed-up (as root)
+demo: setup guest ## shows an offload on this machine, from boot to speed-up (as root)
+	$(CARGO) build --release --locked --bins --example demo
 	@$(CARGO) run --release --locked --quiet --example demo
 
 # Real peers (QEMU, DPDK) are waited for; hugepages only make them quicker.

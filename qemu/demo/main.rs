@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use report::{Faults, Report};
 use support::udp::{Reply, Tally, UdpReceiver, UdpSender};
-use support::{at, eventually, now};
+use support::{at, eventually, now, pause};
 use tcp::Stream;
 use udp::{Blaster, Effort};
 use world::{CLIENT, SERVER, Session, World};
@@ -52,6 +52,9 @@ const PACED: u64 = 1_000;
 /// Where the searches for the highest rate start, packets a second.
 const SLOW_START: f64 = 2_000.0;
 const FAST_START: f64 = 40_000.0;
+/// No echo came for so long: what is missing is lost.
+const QUIET: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_secs(20);
 /// A hand-over meets its bounds and tries again as long as the guest is full.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(30);
@@ -185,7 +188,8 @@ fn measure_udp(steps: &Steps, plan: Plan, world: &mut World, report: &mut Report
     // Each packet and its echo.
     assert!(
         back >= 2 * PACED,
-        "after the withdraw only {back} packets came to the guest"
+        "after the withdraw only {back} packets came to the guest: {:?}",
+        report.hand_back
     );
     steps.step(&format!("the traffic is back in the guest: {back} packets"));
 }
@@ -216,10 +220,14 @@ fn paced(world: &mut World, change: impl FnOnce(&mut World)) -> Faults {
     let wanted = sender.sent() + PACED;
     reach(&sender, wanted);
     let sent = sender.stop();
-    let settled = now();
-    eventually(SOON, "the last echoes come", || {
-        sender.replies().lost(sent) == 0 || settled.elapsed() > Duration::from_secs(2)
-    });
+    let mut last = (0, now());
+    while last.0 < sent && last.1.elapsed() < QUIET {
+        pause(LOOK_EVERY);
+        let received = sender.replies().received();
+        if received != last.0 {
+            last = (received, now());
+        }
+    }
     let (there, back) = (receiver.tally(), sender.replies());
     let sound = |tally: &Tally| tally.duplicated == 0 && tally.corrupted == 0;
     assert!(
