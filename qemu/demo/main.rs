@@ -46,9 +46,9 @@ const UDP: Session = Session {
 };
 const TCP_PORT: u16 = 5_001;
 /// Of paced runs: far below what the guest carries, so that every loss is a fault.
-const GAP: Duration = Duration::from_millis(1);
+const GAP: Duration = Duration::from_millis(2);
 /// Packets of a paced run before and after its session changes the path.
-const PACED: u64 = 1_000;
+const PACED: u64 = 500;
 /// Where the searches for the highest rate start, packets a second.
 const SLOW_START: f64 = 2_000.0;
 const FAST_START: f64 = 40_000.0;

@@ -21,8 +21,6 @@ const SOON: Duration = Duration::from_secs(20);
 /// Frames that a tap keeps for the backend: a few milliseconds of waiting for a CPU
 /// must not count as loss, on either path.
 const TAP_FRAMES: u32 = 8_192;
-/// For the same reason the guest's receive rings have QEMU's largest size.
-const GUEST_RING: u32 = 1_024;
 
 const CONFIG: &str = r#"
 [backend]
@@ -78,13 +76,9 @@ impl World {
             netns.ip(&format!("link set {tap} txqueuelen {TAP_FRAMES}"));
         }
         client.gateway("10.77.1.1");
-        let vnic = |name: &str| {
-            let socket = dir.file(name);
-            format!("socket={},rx_queue_size={GUEST_RING}", socket.display())
-        };
         let guest = Guest::build()
-            .vnic_with(&vnic("lan.sock"))
-            .vnic_with(&vnic("wan.sock"))
+            .vnic(&dir.file("lan.sock"))
+            .vnic(&dir.file("wan.sock"))
             .address("eth0", "10.77.1.1/24")
             .address("eth1", &format!("{OUTSIDE}/24"))
             .masquerade("eth1")
