@@ -29,7 +29,7 @@ use support::udp::{Reply, Tally, UdpReceiver, UdpSender};
 use support::{at, eventually, now, pause};
 use tcp::Stream;
 use udp::{Blaster, Effort};
-use world::{CLIENT, SERVER, Session, World};
+use world::{CLIENT, OUTSIDE, SERVER, Session, World};
 
 const USAGE: &str = "usage: demo [--quick]
 
@@ -196,7 +196,8 @@ fn measure_udp(steps: &Steps, plan: Plan, world: &mut World, report: &mut Report
 
 fn blaster(world: &World) -> Blaster {
     let (from, to) = ends();
-    Blaster::new(&world.client, from, &world.server, to)
+    let seen = at(&format!("{OUTSIDE}:{}", UDP.from));
+    Blaster::new(&world.client, from, &world.server, to, seen)
 }
 
 fn ends() -> (std::net::SocketAddr, std::net::SocketAddr) {

@@ -1,6 +1,7 @@
 //! How many small UDP packets a second get through: numbered datagrams, sent and received
 //! in batches of system calls, each datagram a frame of its own (no segmentation offload).
 
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -16,8 +17,9 @@ pub const PAYLOAD: usize = 18;
 const BATCH: usize = 64;
 /// The sender looks this often how many datagrams are due.
 const STEP: Duration = Duration::from_micros(200);
-/// How long a receiving thread blocks before it looks whether to stop.
-const TICK_US: libc::suseconds_t = 20_000;
+/// The receiver looks this often. It does not block: waking it for each datagram would
+/// cost the path under test more than the datagram itself.
+const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// Nothing came for so long: what is missing is lost.
 const QUIET: Duration = Duration::from_millis(300);
 /// The receiver's socket keeps this much while its thread waits for a CPU.
@@ -47,11 +49,16 @@ pub struct Blaster {
 
 impl Blaster {
     /// Sockets in both namespaces, from `from` to `to`.
-    pub fn new(client: &Netns, from: SocketAddr, server: &Netns, to: SocketAddr) -> Self {
-        let receiver = Receiver::start(server, to);
-        let sender = client
-            .run(|| UdpSocket::bind(from).and_then(|socket| socket.connect(to).map(|()| socket)))
-            .unwrap_or_else(|error| panic!("UDP {from} to {to}: {error}"));
+    /// The server sees it come from `seen`.
+    pub fn new(
+        client: &Netns,
+        from: SocketAddr,
+        server: &Netns,
+        to: SocketAddr,
+        seen: SocketAddr,
+    ) -> Self {
+        let receiver = Receiver::start(server, to, seen);
+        let sender = socket(client, from, to);
         Self {
             sender,
             receiver,
@@ -153,24 +160,20 @@ struct Shared {
 }
 
 impl Receiver {
-    fn start(netns: &Netns, address: SocketAddr) -> Self {
-        let socket = netns
-            .run(|| UdpSocket::bind(address))
-            .unwrap_or_else(|error| panic!("bind {address}: {error}"));
-        let tick = libc::timeval {
-            tv_sec: 0,
-            tv_usec: TICK_US,
-        };
-        set_option(&socket, libc::SO_RCVTIMEO, &tick);
-        set_option(&socket, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER);
+    fn start(netns: &Netns, address: SocketAddr, peer: SocketAddr) -> Self {
+        let socket = socket(netns, address, peer);
+        enlarge_buffer(&socket);
         let shared = Arc::new(Shared::default());
         let thread = std::thread::spawn({
             let shared = shared.clone();
             move || {
                 while !shared.stop.load(Ordering::Acquire) {
                     let trial = shared.trial.load(Ordering::Acquire);
-                    let count = receive_batch(&socket, trial);
-                    shared.received.fetch_add(count, Ordering::Release);
+                    let batch = receive_batch(&socket, trial);
+                    shared.received.fetch_add(batch.of_trial, Ordering::Release);
+                    if batch.is_last {
+                        pause(LOOK_EVERY);
+                    }
                 }
             }
         });
@@ -182,9 +185,8 @@ impl Receiver {
 
     fn begin(&self, trial: u64) {
         self.shared.trial.store(trial, Ordering::Release);
-        // A batch of the trial before may be under way; it counts nothing any more, and
-        // comes to its end within a tick.
-        pause(Duration::from_micros(2 * TICK_US as u64));
+        // A batch that counts for the trial before may be under way.
+        pause(20 * LOOK_EVERY);
         self.shared.received.store(0, Ordering::Release);
     }
 
@@ -212,24 +214,32 @@ impl Drop for Receiver {
     }
 }
 
-fn set_option<T>(socket: &UdpSocket, option: libc::c_int, value: &T) {
-    // SAFETY: both options above take the type that is passed, by pointer and size, and
-    // the kernel only reads it during the call.
+/// A socket in `netns`, connected: the kernel finds a connected one without a look at its
+/// routes.
+fn socket(netns: &Netns, own: SocketAddr, peer: SocketAddr) -> UdpSocket {
+    let open = || {
+        let socket = UdpSocket::bind(own)?;
+        socket.connect(peer)?;
+        Ok(socket)
+    };
+    netns
+        .run(open)
+        .unwrap_or_else(|error: io::Error| panic!("UDP {own} to {peer}: {error}"))
+}
+
+fn enlarge_buffer(socket: &UdpSocket) {
+    // SAFETY: SO_RCVBUFFORCE takes an int by pointer and size, which the kernel only reads
+    // during the call.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
+            libc::SO_RCVBUFFORCE,
+            std::ptr::from_ref(&RECEIVE_BUFFER).cast(),
+            size_of_val(&RECEIVE_BUFFER) as libc::socklen_t,
         )
     };
-    assert_eq!(
-        result,
-        0,
-        "setsockopt {option}: {}",
-        std::io::Error::last_os_error()
-    );
+    assert_eq!(result, 0, "setsockopt: {}", io::Error::last_os_error());
 }
 
 /// Headers for a batch, one buffer each.
@@ -279,8 +289,15 @@ fn send_batch(socket: &UdpSocket, trial: u64, first: u64, count: usize) -> u64 {
     u64::try_from(sent).unwrap_or(0)
 }
 
-/// Waits a tick at most for datagrams; says how many came that are of `trial`.
-fn receive_batch(socket: &UdpSocket, trial: u64) -> u64 {
+/// What one look found.
+struct Batch {
+    of_trial: u64,
+    /// No more were there.
+    is_last: bool,
+}
+
+/// Takes what has come.
+fn receive_batch(socket: &UdpSocket, trial: u64) -> Batch {
     let mut buffers = [[0; PAYLOAD]; BATCH];
     let mut parts = [NO_PART; BATCH];
     let mut headers = headers(&mut buffers, &mut parts);
@@ -290,12 +307,15 @@ fn receive_batch(socket: &UdpSocket, trial: u64) -> u64 {
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             BATCH as libc::c_uint,
-            libc::MSG_WAITFORONE,
+            libc::MSG_DONTWAIT,
             std::ptr::null_mut(),
         )
     };
     let received = usize::try_from(received).unwrap_or(0);
     let own = trial.to_be_bytes();
     let of_trial = buffers[..received].iter().filter(|bytes| bytes[..8] == own);
-    of_trial.count() as u64
+    Batch {
+        of_trial: of_trial.count() as u64,
+        is_last: received < BATCH,
+    }
 }

@@ -15,7 +15,7 @@ pub const CLIENT: &str = "10.77.1.2";
 /// The server's address.
 pub const SERVER: &str = "10.77.2.2";
 /// What the masquerade makes of the client's.
-const OUTSIDE: &str = "10.77.2.1";
+pub const OUTSIDE: &str = "10.77.2.1";
 
 const SOON: Duration = Duration::from_secs(20);
 /// Frames that a tap keeps for the backend: a few milliseconds of waiting for a CPU
