@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 RUST_MIN := 1.85
-SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run $(wildcard qemu/demo)
+SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
 .PHONY: help setup rust build demo test loom lint bench guest clean
 
@@ -27,8 +27,9 @@ rust:
 build: rust ## builds the release binary, target/release/shunt
 	$(CARGO) build --release --locked
 
-demo: setup build guest ## shows an offload on this machine, from boot to speed-up
-	qemu/demo
+demo: setup guest ## shows an offload on this machine, from boot to speed-up (as root)
+	$(CARGO) build --release --locked --bins --example demo
+	@$(CARGO) run --release --locked --quiet --example demo
 
 # Real peers (QEMU, DPDK) are waited for; hugepages only make them quicker.
 test: setup guest ## runs all tests, then the memory models
