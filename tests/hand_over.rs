@@ -106,6 +106,107 @@ fn install_all(router: &Router, flows: &[Traffic], mode: &str, dice: &Dice, roun
     );
 }
 
+/// How the guest makes of a flow something else than its session asks for, and back.
+struct Otherwise {
+    what: &'static str,
+    make: &'static str,
+    undo: &'static str,
+    /// The flow's destination port, by which the guest knows it.
+    port: u16,
+}
+
+const OTHERWISE: [Otherwise; 5] = [
+    Otherwise {
+        what: "dropped",
+        make: "nft insert rule inet filter forward udp dport 7001 drop",
+        undo: "nft flush chain inet filter forward",
+        port: 7001,
+    },
+    Otherwise {
+        what: "routed to another interface",
+        make: "nft add table ip mangle && \
+               nft add chain ip mangle early '{ type filter hook prerouting priority -150; }' && \
+               nft add rule ip mangle early udp dport 7002 meta mark set 7 && \
+               ip rule add fwmark 7 lookup 70 && ip route add default via 10.73.0.2 table 70",
+        undo: "ip rule del lookup 70",
+        port: 7002,
+    },
+    Otherwise {
+        what: "translated to another source address",
+        make: "ip address add 10.72.0.9/24 dev eth1 && \
+               nft insert rule ip nat postrouting udp dport 7003 snat to 10.72.0.9",
+        undo: "nft flush chain ip nat postrouting && \
+               nft add rule ip nat postrouting oifname eth1 masquerade",
+        port: 7003,
+    },
+    Otherwise {
+        what: "translated to another source port",
+        make: "nft insert rule ip nat postrouting udp dport 7004 masquerade to :5000-5999",
+        undo: "nft flush chain ip nat postrouting && \
+               nft add rule ip nat postrouting oifname eth1 masquerade",
+        port: 7004,
+    },
+    Otherwise {
+        what: "given another DSCP",
+        make: "nft add chain ip mangle late '{ type filter hook forward priority -150; }' && \
+               nft add rule ip mangle late udp dport 7005 ip dscp set 46",
+        undo: "nft flush chain ip mangle late",
+        port: 7005,
+    },
+];
+
+#[test]
+fn a_session_that_the_guest_does_not_carry_out_never_becomes_active_in_either_mode() {
+    let mut router = Router::start(|guest| guest);
+    for otherwise in &OTHERWISE {
+        router.guest.succeed(otherwise.make);
+    }
+    // Two flows of each kind, and their sessions, ordered and prompt.
+    let gap = Duration::from_millis(5);
+    let mut flows = Vec::new();
+    for Otherwise { port, what, .. } in &OTHERWISE {
+        let to = at(&format!("{SERVER}:{port}"));
+        for mode in ["ordered", "prompt"] {
+            let sender = UdpSender::start(&router.lan, any(CLIENT), to, 100, gap);
+            let key = format!("{mode}{port}");
+            let nat = json!({"source-address": WAN});
+            let from = sender.address();
+            let mut offer = session(&key, mode, "udp", from, to, nat);
+            offer["original"]["dscp"] = json!(0);
+            router.control.offload(&[offer]);
+            flows.push((format!("{what}, {mode}"), key, sender));
+        }
+    }
+    let before: Vec<u64> = flows.iter().map(|flow| flow.2.sent()).collect();
+    let passed = || {
+        flows
+            .iter()
+            .zip(&before)
+            .all(|(flow, before)| flow.2.sent() > before + 400)
+    };
+    eventually(SOON, "400 more of each are sent", || {
+        for (what, key, _) in &flows {
+            assert_ne!(router.control.flows(key)[0], Flow::Active, "{what}");
+        }
+        passed()
+    });
+    let stats = router.control.statistics();
+    assert_eq!(stats["hand-over"]["activated"], "0", "{stats}");
+    assert_eq!(stats["forwarded"]["packets"], "0", "{stats}");
+
+    // The same sessions are handed over once the guest does what they ask for.
+    for otherwise in &OTHERWISE {
+        router.guest.succeed(otherwise.undo);
+    }
+    // Translations are decided once for a connection.
+    router.guest.succeed("conntrack -F");
+    for (what, key, _) in &flows {
+        eventually(SOON, &format!("what was {what} becomes active"), || {
+            router.control.flows(key)[0] == Flow::Active
+        });
+    }
+}
+
 /// A connection under way.
 enum Traffic {
     Paced(UdpReceiver, UdpSender),

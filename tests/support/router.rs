@@ -75,7 +75,7 @@ impl Router {
         }
         let mut guest = describe(guest).start(&dir.file("guest"));
         guest.wait_ready();
-        let control = Sessions(shunt.control());
+        let control = Sessions::new(shunt.control());
         let [lan, wan, dmz] = spaces;
         let router = Self {
             guest,
@@ -108,6 +108,11 @@ pub enum Flow {
 pub struct Sessions(Control);
 
 impl Sessions {
+    /// Those of the element `router`, over its backend's control API.
+    pub fn new(control: Control) -> Self {
+        Self(control)
+    }
+
     /// Offers sessions that must all be taken.
     pub fn offload(&self, sessions: &[Value]) {
         let input = json!({"shunt-offload:input": {"session": sessions}});
