@@ -50,7 +50,31 @@ impl RawSocket {
 
     /// The next frame, `None` after 20 ms without one.
     pub fn receive(&self) -> Option<Frame> {
-        receive(&self.0).unwrap_or_else(|error| panic!("receive: {error}"))
+        self.receive_start(FRAME_MAX)
+    }
+
+    /// The same, of a frame's first `keep` bytes.
+    fn receive_start(&self, keep: usize) -> Option<Frame> {
+        receive(&self.0, keep).unwrap_or_else(|error| panic!("receive: {error}"))
+    }
+
+    /// How many frames did not fit into the socket since this was asked last.
+    fn missed(&self) -> u32 {
+        // SAFETY: all zeroes is a tpacket_stats.
+        let mut stats: libc::tpacket_stats = unsafe { zeroed() };
+        let mut length = u32::try_from(size_of::<libc::tpacket_stats>()).unwrap();
+        // SAFETY: the pointer and the length are those of `stats`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut stats).cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(result, 0, "{}", Error::last_os_error());
+        stats.tp_drops
     }
 }
 
@@ -108,8 +132,8 @@ fn set<T>(socket: &OwnedFd, level: i32, option: i32, value: &T) -> Result<()> {
     }
 }
 
-fn receive(socket: &OwnedFd) -> Result<Option<Frame>> {
-    let mut bytes = vec![0; FRAME_MAX];
+fn receive(socket: &OwnedFd, keep: usize) -> Result<Option<Frame>> {
+    let mut bytes = vec![0; keep];
     let mut control = [0_u64; 16];
     // SAFETY: all zeroes is a sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
@@ -184,6 +208,7 @@ fn auxiliary(message: &libc::msghdr) -> Option<libc::tpacket_auxdata> {
 /// Records all frames of an interface on a thread of its own.
 #[derive(Debug)]
 pub struct Capture {
+    socket: Arc<RawSocket>,
     frames: Arc<Mutex<Vec<Frame>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -192,14 +217,19 @@ pub struct Capture {
 impl Capture {
     /// Begins; what passes after this returned is recorded.
     pub fn start(netns: &Netns, interface: &str) -> Self {
-        let socket = RawSocket::open(netns, interface);
+        Self::start_short(netns, interface, FRAME_MAX)
+    }
+
+    /// The same with the first `keep` bytes of each frame only.
+    pub fn start_short(netns: &Netns, interface: &str, keep: usize) -> Self {
+        let socket = Arc::new(RawSocket::open(netns, interface));
         let frames = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (frames, stop) = (frames.clone(), stop.clone());
+            let (socket, frames, stop) = (socket.clone(), frames.clone(), stop.clone());
             move || {
                 loop {
-                    match socket.receive() {
+                    match socket.receive_start(keep) {
                         Some(frame) => frames.lock().unwrap().push(frame),
                         None if stop.load(Ordering::Acquire) => return,
                         None => {}
@@ -208,10 +238,16 @@ impl Capture {
             }
         });
         Self {
+            socket,
             frames,
             stop,
             thread: Some(thread),
         }
+    }
+
+    /// How many frames it missed since this was asked last.
+    pub fn missed(&self) -> u32 {
+        self.socket.missed()
     }
 
     /// What was seen so far.

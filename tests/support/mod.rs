@@ -20,6 +20,7 @@ pub mod frames;
 pub mod guest;
 pub mod netns;
 pub mod process;
+pub mod router;
 pub mod shunt;
 pub mod tcp;
 pub mod testpmd;

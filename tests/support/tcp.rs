@@ -2,13 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::netns::Netns;
-use super::{eventually, now, pause};
+use super::{eventually, eventually_some, now, pause};
 
 const CHUNK: usize = 64 * 1024;
 /// A connection that stands still for this long has failed.
@@ -32,7 +32,7 @@ pub struct TcpPlan {
     pub connect: SocketAddr,
     /// Which way.
     pub direction: Direction,
-    /// How many bytes.
+    /// How many bytes, unless [`TcpTransfer::finish`] ends it before.
     pub bytes: u64,
     /// At most this many bytes a second; none for as fast as it goes.
     pub rate: Option<u64>,
@@ -41,11 +41,26 @@ pub struct TcpPlan {
 /// A transfer under way.
 #[derive(Debug)]
 pub struct TcpTransfer {
-    moved: Arc<AtomicU64>,
-    unpaced: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    /// With the address that was connected to.
     plan: TcpPlan,
     client: Option<JoinHandle<SocketAddr>>,
     server: Option<JoinHandle<SocketAddr>>,
+}
+
+/// What the ends of a transfer tell each other beside the network.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Bytes that have arrived and were right.
+    moved: AtomicU64,
+    /// Bytes that were sent in all; valid once the writer has shut its side.
+    written: AtomicU64,
+    /// The writer is to end.
+    enough: AtomicBool,
+    /// The plan's rate no longer holds.
+    unpaced: AtomicBool,
+    /// The client's own address.
+    client: OnceLock<SocketAddr>,
 }
 
 /// What a finished transfer tells.
@@ -59,44 +74,43 @@ pub struct TcpReport {
 
 impl TcpTransfer {
     /// Starts a server in `server`, a client in `client`.
-    pub fn start(client: &Netns, server: &Netns, plan: TcpPlan) -> Self {
+    pub fn start(client: &Netns, server: &Netns, mut plan: TcpPlan) -> Self {
         let listener = server
             .run(|| TcpListener::bind(plan.listen))
             .unwrap_or_else(|error| panic!("listen on {}: {error}", plan.listen));
-        let mut connect = plan.connect;
-        if connect.port() == 0 {
-            connect.set_port(listener.local_addr().unwrap().port());
+        if plan.connect.port() == 0 {
+            let port = listener.local_addr().unwrap().port();
+            plan.connect.set_port(port);
         }
-        let moved = Arc::new(AtomicU64::new(0));
-        let unpaced = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(Progress::default());
         let serve = {
-            let (moved, unpaced) = (moved.clone(), unpaced.clone());
+            let progress = progress.clone();
             move || {
                 let (stream, peer) = listener.accept().unwrap();
                 match plan.direction {
-                    Direction::Upload => read_all(stream, plan.bytes, &moved),
-                    Direction::Download => write_all(stream, plan, &unpaced),
+                    Direction::Upload => read_all(stream, &progress),
+                    Direction::Download => write_all(stream, plan, &progress),
                 }
                 peer
             }
         };
-        let stream = Self::connecting(client, connect);
+        let stream = Self::connecting(client, plan.connect);
         let ask = {
-            let (moved, unpaced) = (moved.clone(), unpaced.clone());
+            let progress = progress.clone();
             move || {
                 let stream = stream.join().unwrap();
                 let local = stream.local_addr().unwrap();
+                progress.client.set(local).unwrap();
                 match plan.direction {
-                    Direction::Upload => write_all(stream, plan, &unpaced),
-                    Direction::Download => read_all(stream, plan.bytes, &moved),
+                    Direction::Upload => write_all(stream, plan, &progress),
+                    Direction::Download => read_all(stream, &progress),
                 }
                 local
             }
         };
         let server = Some(std::thread::spawn(serve));
         Self {
-            moved,
-            unpaced,
+            progress,
             plan,
             client: Some(std::thread::spawn(ask)),
             server,
@@ -116,23 +130,32 @@ impl TcpTransfer {
 
     /// Bytes that have arrived and were right.
     pub fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Acquire)
+        self.progress.moved.load(Ordering::Acquire)
+    }
+
+    /// Where the client connects to.
+    pub fn server(&self) -> SocketAddr {
+        self.plan.connect
+    }
+
+    /// The client's own address, once it is connected.
+    pub fn client(&self) -> SocketAddr {
+        eventually_some(STALL, "the client connects", || {
+            self.progress.client.get().copied()
+        })
     }
 
     /// Lifts the plan's rate: the rest goes as fast as it can.
     pub fn unpace(&self) {
-        self.unpaced.store(true, Ordering::Release);
+        self.progress.unpaced.store(true, Ordering::Release);
     }
 
     /// Waits until `bytes` have arrived.
     pub fn wait_moved(&mut self, bytes: u64, deadline: Duration) {
         let what = format!("{bytes} bytes arrive");
         eventually(deadline, &what, || {
-            let failed = [&self.client, &self.server]
-                .iter()
-                .any(|end| end.as_ref().is_some_and(JoinHandle::is_finished));
             assert!(
-                !failed || self.moved() >= bytes,
+                !self.ended().contains(&true) || self.moved() >= bytes,
                 "the transfer ended at {}",
                 self.moved()
             );
@@ -142,8 +165,25 @@ impl TcpTransfer {
 
     /// Waits for the end; panics if a byte was wrong or missing.
     pub fn wait(mut self, deadline: Duration) -> TcpReport {
-        let bytes = self.plan.bytes;
-        self.wait_moved(bytes, deadline);
+        self.wait_moved(self.plan.bytes, deadline);
+        self.join(deadline)
+    }
+
+    /// Ends it where it is; panics if a byte was wrong or missing.
+    pub fn finish(self, deadline: Duration) -> TcpReport {
+        self.progress.enough.store(true, Ordering::Release);
+        self.join(deadline)
+    }
+
+    /// Whether client and server are through, or have failed.
+    fn ended(&self) -> [bool; 2] {
+        [&self.client, &self.server].map(|end| end.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    fn join(mut self, deadline: Duration) -> TcpReport {
+        eventually(deadline, "the transfer ends", || {
+            self.ended() == [true, true]
+        });
         let client = self.client.take().unwrap().join().unwrap();
         let seen_by_server = self.server.take().unwrap().join().unwrap();
         TcpReport {
@@ -172,30 +212,27 @@ impl Pattern {
     }
 }
 
-/// A piece of the whole: as long as is left, a chunk at most.
-fn next_chunk(left: u64) -> usize {
-    usize::try_from(left.min(CHUNK as u64)).unwrap()
-}
-
-fn write_all(mut stream: TcpStream, plan: TcpPlan, unpaced: &AtomicBool) {
+fn write_all(mut stream: TcpStream, plan: TcpPlan, progress: &Progress) {
     stream.set_write_timeout(Some(STALL)).unwrap();
     stream.set_read_timeout(Some(STALL)).unwrap();
     let started = now();
     let (mut pattern, mut chunk, mut done) = (Pattern::new(), vec![0; CHUNK], 0);
-    while done < plan.bytes {
-        let piece = &mut chunk[..next_chunk(plan.bytes - done)];
+    while done < plan.bytes && !progress.enough.load(Ordering::Acquire) {
+        let left = plan.bytes - done;
+        let piece = &mut chunk[..usize::try_from(left.min(CHUNK as u64)).unwrap()];
         pattern.fill(piece);
         stream
             .write_all(piece)
             .unwrap_or_else(|error| panic!("write at {done}: {error}"));
         done += piece.len() as u64;
         if let Some(rate) = plan.rate
-            && !unpaced.load(Ordering::Acquire)
+            && !progress.unpaced.load(Ordering::Acquire)
         {
             let due = Duration::from_secs_f64(done as f64 / rate as f64);
             pause(due.saturating_sub(started.elapsed()));
         }
     }
+    progress.written.store(done, Ordering::Release);
     stream.shutdown(Shutdown::Write).unwrap();
     // The reader closes once it has checked everything: until then the connection
     // must stand.
@@ -207,28 +244,31 @@ fn write_all(mut stream: TcpStream, plan: TcpPlan, unpaced: &AtomicBool) {
     );
 }
 
-fn read_all(mut stream: TcpStream, bytes: u64, moved: &AtomicU64) {
+fn read_all(mut stream: TcpStream, progress: &Progress) {
     stream.set_read_timeout(Some(STALL)).unwrap();
     let (mut pattern, mut done) = (Pattern::new(), 0);
     let (mut got, mut wanted) = (vec![0; CHUNK], vec![0; CHUNK]);
-    while done < bytes {
-        let length = next_chunk(bytes - done);
-        pattern.fill(&mut wanted[..length]);
+    loop {
+        pattern.fill(&mut wanted);
         let mut have = 0;
-        while have < length {
-            match stream.read(&mut got[have..length]) {
-                Ok(0) => panic!("the connection ended at byte {}", done + have as u64),
+        while have < CHUNK {
+            match stream.read(&mut got[have..]) {
+                Ok(0) => break,
                 Ok(count) => have += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("read at {}: {error}", done + have as u64),
             }
         }
         assert!(
-            got[..length] == wanted[..length],
-            "wrong bytes in {done}+{length}"
+            got[..have] == wanted[..have],
+            "wrong bytes in {done}+{have}"
         );
-        done += length as u64;
-        moved.store(done, Ordering::Release);
+        done += have as u64;
+        progress.moved.store(done, Ordering::Release);
+        if have < CHUNK {
+            break;
+        }
     }
-    assert_eq!(stream.read(&mut got).unwrap(), 0, "more came than was sent");
+    let written = progress.written.load(Ordering::Acquire);
+    assert_eq!(done, written, "the connection ended early");
 }

@@ -137,6 +137,7 @@ impl Drop for UdpReceiver {
 /// Sends a numbered stream on a thread of its own, and counts what is echoed.
 #[derive(Debug)]
 pub struct UdpSender {
+    address: SocketAddr,
     stop: Arc<AtomicBool>,
     deaf: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -156,8 +157,21 @@ impl UdpSender {
         size: usize,
         gap: Duration,
     ) -> Self {
+        Self::start_bounded(netns, from, to, size, gap, u64::MAX)
+    }
+
+    /// The same, but while `bound` datagrams are without their echo it waits.
+    pub fn start_bounded(
+        netns: &Netns,
+        from: SocketAddr,
+        to: SocketAddr,
+        size: usize,
+        gap: Duration,
+        bound: u64,
+    ) -> Self {
         assert!(size >= SIZE_MIN, "{size} bytes have no room for the number");
         let socket = bind(netns, from);
+        let address = socket.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let deaf = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
@@ -168,10 +182,13 @@ impl UdpSender {
             move || receive(&socket, &deaf, &replies, false)
         });
         let sender = std::thread::spawn({
-            let (stop, sent) = (stop.clone(), sent.clone());
-            move || send(&socket, to, size, gap, &stop, &sent)
+            let (stop, sent, replies) = (stop.clone(), sent.clone(), replies.clone());
+            let may_send =
+                move |number| number < replies.lock().unwrap().received().saturating_add(bound);
+            move || send(&socket, to, size, gap, &stop, &sent, may_send)
         });
         Self {
+            address,
             stop,
             deaf,
             sent,
@@ -179,6 +196,11 @@ impl UdpSender {
             sender: Some(sender),
             listener: Some(listener),
         }
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// How many it has sent.
@@ -241,6 +263,7 @@ fn send(
     gap: Duration,
     stop: &AtomicBool,
     sent: &AtomicU64,
+    may_send: impl Fn(u64) -> bool,
 ) {
     let mut datagram = vec![0; size];
     let mut started = now();
@@ -249,7 +272,7 @@ fn send(
         fill(&mut datagram, number);
         // An ICMP error about an earlier one is reported here once: this one is then
         // not sent, and is tried again.
-        if socket.send_to(&datagram, to).is_ok() {
+        if may_send(number) && socket.send_to(&datagram, to).is_ok() {
             number += 1;
             sent.store(number, Ordering::Release);
         } else {
