@@ -325,8 +325,12 @@ impl Sessions {
     pub fn reconcile(&mut self, now: Moment) {
         self.clock(now);
         for slot in 0..self.entries.len() as u32 {
-            let live = self.entry(slot).filter(|entry| entry.phase == SessionPhase::Live);
-            let Some(pair) = live.and_then(|entry| entry.pair) else { continue };
+            let live = self
+                .entry(slot)
+                .filter(|entry| entry.phase == SessionPhase::Live);
+            let Some(pair) = live.and_then(|entry| entry.pair) else {
+                continue;
+            };
             for (direction, id) in pair.into_iter().enumerate() {
                 match self.writer.flow(id).map(|flow| flow.state()) {
                     Some(FlowState::Active) => self.activated(slot, direction),

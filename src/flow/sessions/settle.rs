@@ -444,7 +444,9 @@ impl Sessions {
         self.next_id += 1;
         self.by_key.insert(request.key.clone(), slot);
         self.by_id.insert(id, slot);
-        self.signals.sessions.store(self.by_id.len() as u32, Ordering::Relaxed);
+        self.signals
+            .sessions
+            .store(self.by_id.len() as u32, Ordering::Relaxed);
         let asked = self.ask();
         self.entries[slot as usize] = Some(Box::new(Entry {
             id,
@@ -468,7 +470,9 @@ impl Sessions {
         let entry = self.entries[slot as usize].take()?;
         self.wheel.clear(slot);
         self.by_id.remove(&entry.id);
-        self.signals.sessions.store(self.by_id.len() as u32, Ordering::Relaxed);
+        self.signals
+            .sessions
+            .store(self.by_id.len() as u32, Ordering::Relaxed);
         if self.by_key.get(&entry.request.key) == Some(&slot) {
             self.by_key.remove(&entry.request.key);
         }

@@ -62,7 +62,9 @@ impl Sessions {
         let start = usize::try_from(start).unwrap_or(usize::MAX);
         let entries = self.entries.iter().enumerate().skip(start);
         entries.filter_map(|(place, entry)| {
-            entry.as_deref().map(|entry| (place as u64, self.view(entry)))
+            entry
+                .as_deref()
+                .map(|entry| (place as u64, self.view(entry)))
         })
     }
 
