@@ -10,8 +10,13 @@
 mod support;
 
 mod crossing;
+mod driver;
+mod hostile;
+mod idle;
+mod isolation;
 mod restart;
 mod rig;
+mod taps;
 mod traffic;
 
 use std::time::Duration;
