@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 RUST_MIN := 1.85
-SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run $(wildcard qemu/demo)
+SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
 .PHONY: help setup rust build demo test loom lint bench guest clean
 
@@ -27,11 +27,12 @@ rust:
 build: rust ## builds the release binary, target/release/shunt
 	$(CARGO) build --release --locked
 
-demo: build guest ## shows an offload on this machine, from boot to speed-up
-	qemu/demo
+demo: setup guest ## shows an offload on this machine, from boot to speed-up (as root)
+	$(CARGO) build --release --locked --bins --example demo
+	@$(CARGO) run --release --locked --quiet --example demo
 
 # Real peers (QEMU, DPDK) are waited for; hugepages only make them quicker.
-test: rust guest ## runs all tests, then the memory models
+test: setup guest ## runs all tests, then the memory models
 	@if [[ $$EUID == 0 && $$(< /proc/sys/vm/nr_hugepages) -lt 512 ]]; then \
 	    echo 512 > /proc/sys/vm/nr_hugepages || echo "no hugepages: DPDK runs without"; \
 	fi
@@ -45,9 +46,9 @@ test: rust guest ## runs all tests, then the memory models
 
 loom: rust ## model-checks the memory ordering of rings and tables
 	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
-	    $(CARGO) test --locked --release --lib model
+	    $(CARGO) test --locked --profile model --lib model
 
-lint: rust ## formatting, clippy, rustdoc, shellcheck, dependency policy
+lint: setup ## formatting, clippy, rustdoc, shellcheck, dependency policy
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
@@ -58,10 +59,10 @@ lint: rust ## formatting, clippy, rustdoc, shellcheck, dependency policy
 	    echo "cargo-deny is not installed: dependency policy (deny.toml) not checked"; \
 	fi
 
-bench: rust ## runs all benches
+bench: setup ## runs all benches
 	$(CARGO) bench --locked
 
-bench-%: rust ## runs one bench: make bench-NAME
+bench-%: setup ## runs one bench: make bench-NAME
 	$(CARGO) bench --locked --bench $*
 
 guest: ## builds the router guest, target/guest

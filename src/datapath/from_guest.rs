@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use super::counters::Wire;
 use super::deliver::{Outcome, deliver};
 use super::from_uplink::{destination, wire_of};
-use super::lane::{Bench, Lane, Pipe};
+use super::lane::{Bench, Ingoing, Lane, Pipe};
 use super::parking::Parked;
 use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
 use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
@@ -23,7 +23,7 @@ struct Behind {
 
 impl Lane {
     /// Receives one burst from a guest's queue and passes it on. Says how many frames.
-    pub(super) fn from_guest(
+    pub(super) fn poll_guest(
         &mut self,
         vnic: usize,
         queue: usize,
@@ -39,12 +39,15 @@ impl Lane {
             return 0;
         }
         let mut wire = [Wire::default(); Burst::FRAMES_MAX];
+        let ingoing = Ingoing { vnic, queue, now };
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut sent = 0;
         if self.pipe.signals.sessions.load(Relaxed) > 0 {
             for index in 0..count {
-                let released = self.pipe.observe(&pin, vnic, index, &mut wire, bench, now);
+                let released = self
+                    .pipe
+                    .observe(&pin, ingoing, index, &mut wire[index], bench);
                 let Some(Behind { after, flow }) = released else {
                     continue;
                 };
@@ -92,15 +95,14 @@ impl Pipe {
     fn observe(
         &mut self,
         pin: &Pin<'_>,
-        vnic: usize,
+        ingoing: Ingoing,
         index: usize,
-        wire: &mut [Wire; Burst::FRAMES_MAX],
+        wire: &mut Wire,
         bench: &mut Bench,
-        now: Moment,
     ) -> Option<Behind> {
         let frame = bench.burst.frame(index);
-        let parsed = parse(frame.data, &frame.offload, VnicId(vnic as u16));
-        wire[index] = wire_of(&frame, parsed.as_ref().ok());
+        let parsed = parse(frame.data, &frame.offload, VnicId(ingoing.vnic as u16));
+        *wire = wire_of(&frame, parsed.as_ref().ok());
         let parsed = parsed.ok()?;
         let reopens = opens(&parsed, frame.data);
         if !reopens && self.signals.waiting.load(Relaxed) == 0 {
@@ -120,7 +122,7 @@ impl Pipe {
             &parsed,
             index,
             bench,
-            now,
+            ingoing,
         )
     }
 
@@ -132,22 +134,30 @@ impl Pipe {
         parsed: &Parsed,
         index: usize,
         bench: &mut Bench,
-        now: Moment,
+        ingoing: Ingoing,
     ) -> Option<Behind> {
         let exact = flow
             .spec()
             .rewrite
             .matches(bench.burst.frame(index).data, parsed);
-        let sent =
-            self.hand_over
-                .guest_sent(flow, facts.marker, facts.dst_mac, facts.src_mac, exact, now);
+        let sent = self.hand_over.guest_sent(
+            flow,
+            facts.marker,
+            facts.dst_mac,
+            facts.src_mac,
+            exact,
+            ingoing.now,
+        );
         self.tell_events(bench);
         match sent {
             GuestSent::Nothing => None,
-            GuestSent::Activated { release } => release.then_some(Behind {
-                after: index + 1,
-                flow: flow.id(),
-            }),
+            GuestSent::Activated { release } => {
+                flow.settle_egress_queue(ingoing.queue);
+                release.then_some(Behind {
+                    after: index + 1,
+                    flow: flow.id(),
+                })
+            }
             GuestSent::Disproved { release } => {
                 if release {
                     self.release_to_guest(flow.id(), bench);

@@ -2,7 +2,7 @@
 
 use super::counters::Wire;
 use super::deliver::{Outcome, deliver};
-use super::lane::{Bench, Lane, Pipe};
+use super::lane::{Bench, Ingoing, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
 use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
@@ -22,17 +22,9 @@ struct Sorted {
     wire: [Wire; Burst::FRAMES_MAX],
 }
 
-/// Where a burst came in.
-#[derive(Clone, Copy)]
-struct Ingoing {
-    vnic: usize,
-    queue: usize,
-    now: Moment,
-}
-
 impl Lane {
     /// Receives one burst from an uplink's queue and sees it through. Says how many frames.
-    pub(super) fn from_uplink(
+    pub(super) fn poll_uplink(
         &mut self,
         vnic: usize,
         queue: usize,
@@ -52,11 +44,9 @@ impl Lane {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, &sorted, count);
-        for index in 0..count {
+        for (index, fate) in fates[..count].iter_mut().enumerate() {
             self.pipe.counters.from_uplink.add(sorted.wire[index]);
-            fates[index] = self
-                .pipe
-                .judge(&pin, fates[index], &sorted, index, ingoing, bench);
+            *fate = self.pipe.judge(&pin, *fate, &sorted, index, ingoing, bench);
         }
         self.pipe.forward(&fates[..count], &sorted, ingoing, bench);
         self.pipe.punt(&fates[..count], &sorted, ingoing, bench);
@@ -103,8 +93,8 @@ fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, count: usize) -> [Fate<'p>; Bu
     let mut keys = [FlowKey::default(); Burst::FRAMES_MAX];
     let mut places = [0u8; Burst::FRAMES_MAX];
     let mut keyed = 0;
-    for index in 0..count {
-        match &sorted.parsed[index] {
+    for (index, parsed) in sorted.parsed[..count].iter().enumerate() {
+        match parsed {
             Ok(parsed) => {
                 keys[keyed] = parsed.key;
                 places[keyed] = index as u8;
@@ -285,7 +275,8 @@ impl Pipe {
             let Fate::Forward(flow) = &fates[index] else {
                 continue;
             };
-            let own = flow.spec().egress;
+            let queue = flow.egress_queue().unwrap_or(ingoing.queue);
+            let own = (flow.spec().egress, queue);
             if *egress.get_or_insert(own) == own {
                 frames[count] = burst.frame(index);
                 places[count] = index as u8;
@@ -293,8 +284,10 @@ impl Pipe {
                 taken |= 1 << index;
             }
         }
-        let vnic = egress.and_then(|id| self.vnics.get_mut(usize::from(id.0)));
-        let port = vnic.and_then(|vnic| vnic.uplink.toward(ingoing.queue));
+        let port = egress.and_then(|(vnic, queue)| {
+            let vnic = self.vnics.get_mut(usize::from(vnic.0))?;
+            vnic.uplink.toward(queue)
+        });
         let now_ms = ingoing.now.millis() as u32;
         let counters = &self.counters;
         deliver(port, &frames[..count], adapted, |place, outcome| {

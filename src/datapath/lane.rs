@@ -3,7 +3,7 @@
 //! *Promises*: everything a packet of this element can reach hangs on its lane; there is no
 //! way to another element's tables or ports.
 //! *Refuses*: nothing.
-//! *Caller's duty*: [`Lane::poll`] belongs to one thread.
+//! *Caller's duty*: `Lane::poll` belongs to one thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +140,14 @@ impl Bench {
     }
 }
 
+/// Where and when a burst came in.
+#[derive(Clone, Copy)]
+pub(super) struct Ingoing {
+    pub(super) vnic: usize,
+    pub(super) queue: usize,
+    pub(super) now: Moment,
+}
+
 /// What the pipeline works on; apart from the table so that a pin may stay while it changes.
 pub(super) struct Pipe {
     pub(super) id: ElementId,
@@ -207,10 +215,10 @@ impl Lane {
         for vnic in 0..self.pipe.vnics.len() {
             self.pipe.vnics[vnic].tell_far_side();
             for queue in 0..self.pipe.vnics[vnic].uplink.ports.len() {
-                frames += self.from_uplink(vnic, queue, bench, now);
+                frames += self.poll_uplink(vnic, queue, bench, now);
             }
             for queue in 0..self.pipe.vnics[vnic].guest.ports.len() {
-                frames += self.from_guest(vnic, queue, bench, now);
+                frames += self.poll_guest(vnic, queue, bench, now);
             }
         }
         if !self.pipe.hand_over.is_idle() {

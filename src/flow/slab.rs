@@ -26,6 +26,10 @@ const NONE: u32 = u32::MAX;
 const PRESENT: u8 = 1;
 /// Flag: a TCP segment was noted.
 const TCP_NOTED: u8 = 2;
+/// The flags' high half: the egress queue pair plus one, 0 while it is not settled.
+const QUEUE_SHIFT: u32 = 4;
+/// The highest queue pair that fits there; a vNIC has eight.
+const QUEUE_LAST: usize = 14;
 
 // Slots are overwritten, never dropped.
 const _: () = assert!(!needs_drop::<FlowSpec>());
@@ -176,6 +180,21 @@ impl Flow {
         if flags & TCP_NOTED == 0 {
             self.flags.store(flags | TCP_NOTED, Ordering::Relaxed);
         }
+    }
+
+    /// The egress queue pair its packets leave by, once that is settled.
+    #[inline]
+    pub fn egress_queue(&self) -> Option<usize> {
+        let queue = self.flags.load(Ordering::Relaxed) >> QUEUE_SHIFT;
+        usize::from(queue).checked_sub(1)
+    }
+
+    /// Its packets leave by the egress queue pair `queue` from now on: the one that the guest's
+    /// own last packet left by, so that none overtakes it. For the flow's worker.
+    pub fn settle_egress_queue(&self, queue: usize) {
+        let queue = (queue.min(QUEUE_LAST) as u8 + 1) << QUEUE_SHIFT;
+        let others = self.flags.load(Ordering::Relaxed) & (PRESENT | TCP_NOTED);
+        self.flags.store(others | queue, Ordering::Relaxed);
     }
 
     /// What it has counted, with what the flows it replaced had.

@@ -27,7 +27,7 @@ pub mod testpmd;
 pub mod udp;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long one look at a condition is from the next.
@@ -45,7 +45,25 @@ pub fn now() -> Instant {
     reason = "paced traffic and the one waiting loop"
 )]
 pub fn pause(time: Duration) {
+    stop_if_interrupted();
     std::thread::sleep(time);
+    stop_if_interrupted();
+}
+
+/// Set, from a signal's handler, to end every wait: the waiting thread unwinds without a
+/// word, and what it started goes away with it.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`INTERRUPTED`] was set.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Unwinds if [`INTERRUPTED`] was set, unless the thread unwinds already.
+pub fn stop_if_interrupted() {
+    if is_interrupted() && !std::thread::panicking() {
+        std::panic::resume_unwind(Box::new("interrupted"));
+    }
 }
 
 /// Waits until `look` finds something, at most `deadline`; panics with `what` then.
@@ -94,7 +112,8 @@ pub fn unique(prefix: &str) -> String {
     name
 }
 
-fn base36(mut number: u32) -> String {
+/// A number as [`unique`] writes it.
+pub fn base36(mut number: u32) -> String {
     let mut digits = Vec::new();
     loop {
         digits.push(char::from_digit(number % 36, 36).unwrap());

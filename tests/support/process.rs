@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use super::eventually_some;
+use super::{eventually_some, is_interrupted};
 
 /// A running program: its output goes to a file, and dropping it kills it.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill9();
-        if std::thread::panicking() {
+        if std::thread::panicking() && !is_interrupted() {
             let log = self.log();
             let skip = log.len().saturating_sub(4_000);
             let tail = log.get(skip..).unwrap_or(&log);

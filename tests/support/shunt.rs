@@ -1,5 +1,6 @@
 //! The program under test, as its users start it.
 
+use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -93,18 +94,34 @@ impl Shunt {
 
     /// Runs `shunt ARGUMENTS…` as an operator would; gives its output.
     pub fn cli(&self, arguments: &[&str]) -> std::process::Output {
-        let mut argv = vec![env!("CARGO_BIN_EXE_shunt")];
-        argv.extend_from_slice(arguments);
+        let mut argv = vec![binary().into_os_string()];
+        argv.extend(arguments.iter().map(OsString::from));
         output(&argv)
     }
 }
 
+/// The program of the same build: Cargo names it to tests; an example lies in a directory
+/// beside it.
+fn binary() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_shunt") {
+        return PathBuf::from(path);
+    }
+    let own = std::env::current_exe().unwrap();
+    let binary = own.parent().and_then(Path::parent).unwrap().join("shunt");
+    assert!(
+        binary.exists(),
+        "{} is missing: run 'make build'",
+        binary.display()
+    );
+    binary
+}
+
 fn spawn(config: &Path, log: &Path, netns: Option<&str>) -> Process {
-    let binary = env!("CARGO_BIN_EXE_shunt");
+    let binary = binary();
     let mut command = match netns {
         Some(name) => {
             let mut command = Command::new("ip");
-            command.args(["netns", "exec", name, binary]);
+            command.args(["netns", "exec", name]).arg(binary);
             command
         }
         None => Command::new(binary),

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ pub struct TcpPlan {
 #[derive(Debug)]
 pub struct TcpTransfer {
     moved: Arc<AtomicU64>,
+    unpaced: Arc<AtomicBool>,
     plan: TcpPlan,
     client: Option<JoinHandle<SocketAddr>>,
     server: Option<JoinHandle<SocketAddr>>,
@@ -67,25 +68,26 @@ impl TcpTransfer {
             connect.set_port(listener.local_addr().unwrap().port());
         }
         let moved = Arc::new(AtomicU64::new(0));
+        let unpaced = Arc::new(AtomicBool::new(false));
         let serve = {
-            let moved = moved.clone();
+            let (moved, unpaced) = (moved.clone(), unpaced.clone());
             move || {
                 let (stream, peer) = listener.accept().unwrap();
                 match plan.direction {
                     Direction::Upload => read_all(stream, plan.bytes, &moved),
-                    Direction::Download => write_all(stream, plan),
+                    Direction::Download => write_all(stream, plan, &unpaced),
                 }
                 peer
             }
         };
         let stream = Self::connecting(client, connect);
         let ask = {
-            let moved = moved.clone();
+            let (moved, unpaced) = (moved.clone(), unpaced.clone());
             move || {
                 let stream = stream.join().unwrap();
                 let local = stream.local_addr().unwrap();
                 match plan.direction {
-                    Direction::Upload => write_all(stream, plan),
+                    Direction::Upload => write_all(stream, plan, &unpaced),
                     Direction::Download => read_all(stream, plan.bytes, &moved),
                 }
                 local
@@ -94,6 +96,7 @@ impl TcpTransfer {
         let server = Some(std::thread::spawn(serve));
         Self {
             moved,
+            unpaced,
             plan,
             client: Some(std::thread::spawn(ask)),
             server,
@@ -114,6 +117,11 @@ impl TcpTransfer {
     /// Bytes that have arrived and were right.
     pub fn moved(&self) -> u64 {
         self.moved.load(Ordering::Acquire)
+    }
+
+    /// Lifts the plan's rate: the rest goes as fast as it can.
+    pub fn unpace(&self) {
+        self.unpaced.store(true, Ordering::Release);
     }
 
     /// Waits until `bytes` have arrived.
@@ -169,7 +177,7 @@ fn next_chunk(left: u64) -> usize {
     usize::try_from(left.min(CHUNK as u64)).unwrap()
 }
 
-fn write_all(mut stream: TcpStream, plan: TcpPlan) {
+fn write_all(mut stream: TcpStream, plan: TcpPlan, unpaced: &AtomicBool) {
     stream.set_write_timeout(Some(STALL)).unwrap();
     stream.set_read_timeout(Some(STALL)).unwrap();
     let started = now();
@@ -181,7 +189,9 @@ fn write_all(mut stream: TcpStream, plan: TcpPlan) {
             .write_all(piece)
             .unwrap_or_else(|error| panic!("write at {done}: {error}"));
         done += piece.len() as u64;
-        if let Some(rate) = plan.rate {
+        if let Some(rate) = plan.rate
+            && !unpaced.load(Ordering::Acquire)
+        {
             let due = Duration::from_secs_f64(done as f64 / rate as f64);
             pause(due.saturating_sub(started.elapsed()));
         }

@@ -207,6 +207,7 @@ fn a_full_or_absent_guest_costs_punts_only_and_hits_go_on() {
     }
     world.run();
     world.lan.guest.set_running(false);
+    world.lan.second.1.set_running(false);
     world.lan.uplink.send(&miss, none());
     world.lan.uplink.send(&datagram(1), none());
     world.run();
@@ -227,6 +228,7 @@ fn a_full_egress_drops_and_an_absent_one_punts() {
     world.run();
     assert_eq!(world.counters().dropped_for(DropReason::EgressFull), 1);
     world.wan.uplink.set_running(false);
+    world.wan.second.0.set_running(false);
     world.lan.uplink.send(&datagram(3), none());
     world.run();
     assert_eq!(world.counters().punted_for(PuntReason::EgressGone), 1);

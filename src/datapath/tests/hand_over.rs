@@ -156,3 +156,23 @@ fn a_withdrawn_session_releases_its_parked_frames_before_later_ones_miss() {
     assert_eq!(world.counters().punted_for(PuntReason::Miss), 1);
     world.assert_conserved();
 }
+
+#[test]
+fn a_flow_leaves_by_the_egress_queue_that_the_guest_used_last() {
+    let mut world = World::new();
+    world.offload(session("s", UDP));
+    for number in 0..4 {
+        send(&world, number..number + 1);
+        world.pass(Duration::from_millis(1));
+        world.guest_forwards_by_second_queue();
+        world.run();
+    }
+    send(&world, 4..6);
+    world.run();
+    let second = world.wan.second.0.take();
+    let numbers: Vec<u8> = second.iter().map(|frame| seen(&frame.data).3[3]).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
+    assert!(world.wan.uplink.take().is_empty());
+    assert!(world.counters().forwarded.packets >= 2);
+    world.assert_conserved();
+}

@@ -35,6 +35,8 @@ pub(super) const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 9), 5000);
 pub(super) struct Ends {
     pub(super) uplink: FarEnd,
     pub(super) guest: FarEnd,
+    /// Uplink and guest of the second queue pair.
+    pub(super) second: (FarEnd, FarEnd),
     pub(super) device: Arc<TestDevice>,
 }
 
@@ -151,16 +153,29 @@ impl World {
         }
         frames.len()
     }
+
+    /// The router sends what it received on `LAN` by the second queue pair of `WAN`.
+    pub(super) fn guest_forwards_by_second_queue(&mut self) {
+        for frame in &self.lan.guest.take() {
+            self.wan
+                .second
+                .1
+                .send(&routed(LAN, frame).data, frame.offload);
+        }
+    }
 }
 
 fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
     let (uplink_port, uplink) = port(peer);
     let (guest_port, guest) = port(peer);
+    let (second_uplink_port, second_uplink) = port(peer);
+    let (second_guest_port, second_guest) = port(peer);
+    let second = (second_uplink, second_guest);
     let device = Arc::new(TestDevice::default());
     let vnic = Vnic {
         mac,
-        guest: Side::new(vec![Box::new(guest_port)]),
-        uplink: Side::new(vec![Box::new(uplink_port)]),
+        guest: Side::new(vec![Box::new(guest_port), Box::new(second_guest_port)]),
+        uplink: Side::new(vec![Box::new(uplink_port), Box::new(second_uplink_port)]),
         uplink_device: device.clone(),
         told: PeerOffloads::default(),
     };
@@ -168,6 +183,7 @@ fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
         Ends {
             uplink,
             guest,
+            second,
             device,
         },
         vnic,

@@ -11,7 +11,7 @@
 //! queue pairs, packed rings, an IOMMU, memory that is no regular file. What a VMM does
 //! wrong in the protocol disconnects it.
 //! *Caller's duty*: workers are stopped, or at least their ports dropped, at leisure; the
-//! [`Device`] alone decides about the connection. A vhost-user peer can hold up its own
+//! [`Device`](super::Device) alone decides about the connection. A vhost-user peer can hold up its own
 //! worker in one way, see `eventfd`.
 //! *Standard*: vhost-user protocol specification (QEMU), virtio 1.2 section 5.1.
 //!

@@ -1,0 +1,206 @@
+//! What the demo runs on: client ─ tap ─ backend ─ guest ─ backend ─ tap ─ server.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::report::Share;
+use crate::support::guest::Guest;
+use crate::support::netns::Netns;
+use crate::support::shunt::Shunt;
+use crate::support::{Dir, eventually};
+
+/// The client's address, behind the guest's masquerade.
+pub const CLIENT: &str = "10.77.1.2";
+/// The server's address.
+pub const SERVER: &str = "10.77.2.2";
+/// What the masquerade makes of the client's.
+pub const OUTSIDE: &str = "10.77.2.1";
+
+const SOON: Duration = Duration::from_secs(20);
+/// Frames that a tap keeps for the backend: a few milliseconds of waiting for a CPU
+/// must not count as loss, on either path.
+const TAP_FRAMES: u32 = 8_192;
+
+const CONFIG: &str = r#"
+[backend]
+control = "{dir}/control.sock"
+
+[[element]]
+name = "router"
+
+[[element.vnic]]
+name = "lan"
+socket = "{dir}/lan.sock"
+mac = "52:54:00:5a:00:01"
+uplink = { type = "tap", name = "lan", netns = "{client}" }
+
+[[element.vnic]]
+name = "wan"
+socket = "{dir}/wan.sock"
+mac = "52:54:00:5a:00:02"
+uplink = { type = "tap", name = "wan", netns = "{server}" }
+"#;
+
+/// Everything that runs. Fields are dropped in order: the guest before its backend, that
+/// before the namespaces with its taps.
+#[derive(Debug)]
+pub struct World {
+    pub guest: Guest,
+    pub shunt: Shunt,
+    pub client: Netns,
+    pub server: Netns,
+    dir: Dir,
+}
+
+/// A connection: protocol and the client's and server's ports.
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    pub key: &'static str,
+    pub protocol: &'static str,
+    pub from: u16,
+    pub to: u16,
+}
+
+impl World {
+    /// Two namespaces, their taps on a backend, and a guest that begins to boot.
+    pub fn start() -> Self {
+        let dir = Dir::new();
+        let (client, server) = (namespace("democ"), namespace("demos"));
+        let config = CONFIG
+            .replace("{client}", client.name())
+            .replace("{server}", server.name());
+        let shunt = Shunt::start(&dir, &config);
+        for (netns, tap, address) in [(&client, "lan", CLIENT), (&server, "wan", SERVER)] {
+            netns.address(tap, &format!("{address}/24"));
+            netns.ip(&format!("link set {tap} txqueuelen {TAP_FRAMES}"));
+        }
+        client.gateway("10.77.1.1");
+        let guest = Guest::build()
+            .vnic(&dir.file("lan.sock"))
+            .vnic(&dir.file("wan.sock"))
+            .address("eth0", "10.77.1.1/24")
+            .address("eth1", &format!("{OUTSIDE}/24"))
+            .masquerade("eth1")
+            .start(&dir.file("guest"));
+        Self {
+            guest,
+            shunt,
+            client,
+            server,
+            dir,
+        }
+    }
+
+    /// Waits until the client reaches the server through the guest.
+    pub fn wait_ready(&mut self) {
+        self.guest.wait_ready();
+        eventually(SOON, "the client reaches the server", || {
+            self.client.pings(SERVER)
+        });
+    }
+
+    /// Asks for `session` to be offloaded.
+    pub fn offload(&self, session: Session) {
+        let Session {
+            key,
+            protocol,
+            from,
+            to,
+        } = session;
+        self.command(&[
+            "session",
+            "add",
+            "--key",
+            key,
+            "--protocol",
+            protocol,
+            "--ingress",
+            "lan",
+            "--egress",
+            "wan",
+            "--from",
+            &format!("{CLIENT}:{from}"),
+            "--to",
+            &format!("{SERVER}:{to}"),
+            "--snat",
+            &format!("{OUTSIDE}:{from}"),
+        ]);
+    }
+
+    /// Takes `session` back.
+    pub fn withdraw(&self, session: Session) {
+        self.command(&["session", "del", session.key]);
+        eventually(SOON, "the session is gone", || {
+            self.sessions().iter().all(|own| own["key"] != session.key)
+        });
+    }
+
+    /// Waits until both directions of `session` go around the guest.
+    pub fn wait_active(&self, session: Session, within: Duration) {
+        eventually(within, "both directions are active", || {
+            self.sessions().iter().any(|own| {
+                let is_active = |way: &str| own["status"][way]["state"] == "active";
+                own["key"] == session.key && is_active("original") && is_active("reply")
+            })
+        });
+    }
+
+    /// Frames that both vNICs of the guest have received, as the guest's kernel counts.
+    pub fn guest_received(&mut self) -> u64 {
+        ["eth0", "eth1"]
+            .map(|name| self.guest.counters(name).rx_packets)
+            .iter()
+            .sum()
+    }
+
+    /// Makes a measurement; says what the guest received meanwhile, and what went around it.
+    pub fn share_of<T>(&mut self, measure: impl FnOnce() -> T) -> (T, Share) {
+        let before = (self.guest_received(), self.forwarded());
+        let measured = measure();
+        let share = Share {
+            guest: self.guest_received() - before.0,
+            around: self.forwarded() - before.1,
+        };
+        (measured, share)
+    }
+
+    /// Packets that went around the guest so far.
+    fn forwarded(&self) -> u64 {
+        let path = "/restconf/data/shunt-offload:state/element=router/statistics";
+        let answer = self.shunt.control().get(path);
+        let packets = &answer["shunt-offload:statistics"]["forwarded"]["packets"];
+        packets
+            .as_str()
+            .and_then(|count| count.parse().ok())
+            .unwrap_or_else(|| panic!("no count of forwarded packets in {answer}"))
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        let path = "/restconf/data/shunt-offload:state/element=router/sessions";
+        let answer = self.shunt.control().get(path);
+        let list = &answer["shunt-offload:sessions"]["session"];
+        list.as_array().cloned().unwrap_or_default()
+    }
+
+    fn command(&self, arguments: &[&str]) {
+        let socket = self.dir.file("control.sock");
+        let socket = socket.to_string_lossy();
+        let arguments = [arguments, &["--socket", &socket]].concat();
+        let output = self.shunt.cli(&arguments);
+        assert!(
+            output.status.success(),
+            "shunt {}: {}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+    }
+}
+
+/// A namespace whose devices send nothing of their own accord but ARP.
+fn namespace(prefix: &str) -> Netns {
+    let netns = Netns::new(prefix);
+    netns.succeed(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
+    netns
+}
