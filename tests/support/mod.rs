@@ -17,6 +17,7 @@
 )]
 
 pub mod frames;
+pub mod frontend;
 pub mod guest;
 pub mod netns;
 pub mod process;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
+use super::netns::Netns;
 use super::process::Process;
 use super::{Dir, eventually, unique};
 
@@ -19,6 +20,7 @@ pub struct TestpmdBuilder {
     lcores: String,
     devices: Vec<String>,
     arguments: Vec<String>,
+    netns: Option<String>,
 }
 
 impl TestpmdBuilder {
@@ -33,6 +35,18 @@ impl TestpmdBuilder {
     pub fn vhost(self, socket: &Path, properties: &str) -> Self {
         let device = format!("net_vhost{}", self.devices.len());
         self.device(&format!("{device},iface={}", socket.display()), properties)
+    }
+
+    /// A port on a network interface (AF_PACKET): what comes in there is received.
+    pub fn af_packet(self, interface: &str, properties: &str) -> Self {
+        let device = format!("eth_af_packet{}", self.devices.len());
+        self.device(&format!("{device},iface={interface}"), properties)
+    }
+
+    /// Runs it inside a namespace, whose interfaces it then finds.
+    pub fn within(mut self, netns: &Netns) -> Self {
+        self.netns = Some(netns.name().to_owned());
+        self
     }
 
     fn device(mut self, device: &str, properties: &str) -> Self {
@@ -58,7 +72,14 @@ impl TestpmdBuilder {
     pub fn start(self, dir: &Dir) -> Testpmd {
         let name = unique("pmd");
         // Its answers come through stdio, its echo does not: by lines, they stay in order.
-        let mut command = Command::new("stdbuf");
+        let mut command = match &self.netns {
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name, "stdbuf"]);
+                command
+            }
+            None => Command::new("stdbuf"),
+        };
         command
             .args(["--output=L", "dpdk-testpmd"])
             .args([
@@ -133,6 +154,7 @@ impl Testpmd {
             lcores: "0@0,1@0".to_owned(),
             devices: Vec::new(),
             arguments: Vec::new(),
+            netns: None,
         }
     }
 
