@@ -99,9 +99,9 @@ impl Blaster {
     }
 
     /// The rate that was reached, if it was with little loss; a rate that fails is tried
-    /// twice, since a loaded machine loses a time slice now and then.
+    /// three times, since a loaded machine loses a time slice now and then.
     fn gets_through(&mut self, rate: f64, time: Duration) -> Option<f64> {
-        (0..2).find_map(|_| {
+        (0..3).find_map(|_| {
             let trial = self.trial(rate, time);
             (trial.loss() < LOSS_MAX).then_some(trial.rate)
         })
