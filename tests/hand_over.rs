@@ -193,6 +193,11 @@ fn a_session_that_the_guest_does_not_carry_out_never_becomes_active_in_either_mo
     let stats = router.control.statistics();
     assert_eq!(stats["hand-over"]["activated"], "0", "{stats}");
     assert_eq!(stats["forwarded"]["packets"], "0", "{stats}");
+    let elsewhere = router.guest.counters("eth2").tx_packets;
+    assert!(
+        elsewhere > 800,
+        "only {elsewhere} went to the other interface"
+    );
 
     // The same sessions are handed over once the guest does what they ask for.
     for otherwise in &OTHERWISE {
