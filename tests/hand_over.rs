@@ -367,9 +367,9 @@ impl Order {
             let (mut ends, mut segments, mut repeated) = (HashMap::new(), 0_u64, 0_u64);
             for segment in capture.frames().iter().filter_map(Segment::arriving) {
                 let end = ends.entry(segment.connection).or_insert(segment.start);
-                let ahead = segment.start.wrapping_sub(*end).cast_signed();
+                let ahead = segment.start.wrapping_sub(*end) as i32;
                 assert!(ahead <= 0, "{segment:?} came {ahead} bytes before its turn");
-                let length = segment.end.wrapping_sub(*end).cast_signed();
+                let length = segment.end.wrapping_sub(*end) as i32;
                 segments += 1;
                 if length > 0 {
                     *end = segment.end;
