@@ -10,10 +10,11 @@ mod support;
 use serde_json::json;
 use support::frames::{Capture, RawSocket};
 use support::netns::Netns;
-use support::router::{CLIENT, Flow, SERVER, SOON, Sessions};
+use support::router::{CLIENT, Flow, LAN, Router, SERVER, SOON, Sessions, WAN};
 use support::shunt::Shunt;
 use support::testpmd::Testpmd;
-use support::{Dir, eventually};
+use support::udp::{Reply, UdpReceiver, UdpSender};
+use support::{Dir, at, eventually};
 
 const LAN_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const HOST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x77];
@@ -371,4 +372,189 @@ fn internet_checksum(header: &[u8]) -> u16 {
         .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+/// The router itself speaks: what it says and hears passes.
+#[test]
+fn a_router_keeps_its_neighbours_leases_spanning_tree_bond_and_virtual_mac() {
+    let mut router = Router::start(|guest| {
+        guest
+            .address("eth0", "fd71::1/64")
+            .address("eth1", "fd72::1/64")
+    });
+    router.lan.address("lan", "fd71::2/64");
+    router.wan.address("wan", "fd72::2/64");
+    router.lan.gateway("fd71::1");
+    router.wan.gateway("fd72::1");
+    serves_a_session_by_its_virtual_mac(&mut router);
+    resolves_and_answers_groups(&mut router);
+    leases_addresses(&mut router);
+    runs_spanning_tree(&mut router);
+    aggregates_links(&mut router);
+}
+
+/// The router's address on `lan` moves to a VRRP MAC; the session that says so is offloaded.
+fn serves_a_session_by_its_virtual_mac(router: &mut Router) {
+    const VIRTUAL: &str = "10.71.0.254";
+    // Not busybox's own `ip`, which the guest's shell would take.
+    router.guest.succeed(&format!(
+        "modprobe macvlan; sysctl -qw net.ipv4.conf.all.arp_ignore=1
+         /usr/sbin/ip link add vrrp0 link eth0 address 00:00:5e:00:01:0a type macvlan mode bridge &&
+         /usr/sbin/ip address add {VIRTUAL}/32 dev vrrp0 && /usr/sbin/ip link set vrrp0 up"
+    ));
+    router
+        .lan
+        .ip(&format!("route replace default via {VIRTUAL}"));
+    eventually(SOON, "the virtual router forwards", || {
+        router.lan.pings(SERVER)
+    });
+    let neighbour = router.lan.ip(&format!("neighbour show {VIRTUAL}"));
+    assert!(neighbour.contains("00:00:5e:00:01:0a"), "{neighbour}");
+
+    let receiver = UdpReceiver::start(&router.wan, at(&format!("{SERVER}:0")), Reply::Echo);
+    let (from, to) = (at(&format!("{CLIENT}:0")), receiver.address());
+    let gap = std::time::Duration::from_millis(2);
+    let mut sender = UdpSender::start(&router.lan, from, to, 100, gap);
+    router.control.offload(&[json!({
+        "key": "vrrp", "protocol": "udp",
+        "original": {
+            "ingress-vnic": "lan", "egress-vnic": "wan", "ingress-mac": "00:00:5e:00:01:0a",
+            "source-address": CLIENT, "source-port": sender.address().port(),
+            "destination-address": SERVER, "destination-port": to.port(),
+            "translation": {"source-address": WAN},
+        },
+    })]);
+    eventually(SOON, "both directions go around the guest", || {
+        let status = router.control.status("vrrp");
+        ["original", "reply"].iter().all(|direction| {
+            let packets = status[direction]["packets"].as_str();
+            packets.is_some_and(|packets| packets.parse::<u64>().unwrap() > 100)
+        })
+    });
+    let sent = sender.stop();
+    eventually(SOON, "all of it comes, and comes back", || {
+        receiver.tally().lost(sent) + sender.replies().lost(sent) == 0
+    });
+}
+
+/// ARP, neighbour discovery, multicast and broadcast.
+fn resolves_and_answers_groups(router: &mut Router) {
+    router
+        .guest
+        .succeed("sysctl -qw net.ipv4.icmp_echo_ignore_broadcasts=0");
+    for netns in [&router.lan, &router.wan] {
+        netns.ip("neighbour flush all");
+    }
+    router.guest.succeed("/usr/sbin/ip neighbour flush all");
+    eventually(SOON, "all addresses are resolved anew", || {
+        router.lan.pings(SERVER) && router.lan.pings("fd72::2") && router.wan.pings("fd72::1")
+    });
+    for (group, option) in [
+        ("ff02::1%lan", "-6"),
+        ("ff02::2%lan", "-6"),
+        ("10.71.0.255", "-b"),
+    ] {
+        eventually(SOON, &format!("the router answers {group}"), || {
+            let ping = ["ping", option, "-n", "-c", "1", "-W", "1", "-L", group];
+            router.lan.exec(&ping).status.success()
+        });
+    }
+}
+
+/// A DHCP server inside hears a client that has no address, and is heard.
+fn leases_addresses(router: &mut Router) {
+    router.guest.succeed(&format!(
+        "printf 'start 10.71.0.100\\nend 10.71.0.110\\ninterface eth0\\nlease_file /tmp/leases\\n\
+         pidfile /tmp/dhcp.pid\\noption router {LAN}\\n' >/tmp/dhcp && : >/tmp/leases &&
+         udhcpd -S /tmp/dhcp"
+    ));
+    let capture = Capture::start(&router.lan, "lan");
+    let socket = RawSocket::open(&router.lan, "lan");
+    // RFC 2131: a request of Ethernet with its id, flagged to be answered by broadcast.
+    let mut message = vec![1, 1, 6, 0, 0xca, 0xfe, 0xba, 0xbe, 0, 0, 0x80, 0];
+    message.resize(28, 0);
+    message.extend(HOST_MAC);
+    message.resize(236, 0);
+    message.extend([99, 130, 83, 99, 53, 1, 1, 255]);
+    message.resize(300, 0);
+    let mut discover = udp([0; 4], [255; 4], (68, 67), message.len());
+    discover[28..].copy_from_slice(&message);
+    let discover = ethernet(BROADCAST, IPV4, &discover);
+    eventually(SOON, "the server offers an address", || {
+        socket.send(&discover);
+        capture.frames().iter().any(|frame| {
+            let offer = frame.bytes.get(42..).unwrap_or_default();
+            !frame.outgoing
+                && frame.bytes[..6] == BROADCAST
+                && offer.starts_with(&[2, 1, 6, 0, 0xca, 0xfe, 0xba, 0xbe])
+                && offer[16..19] == [10, 71, 0]
+        })
+    });
+}
+
+/// The router's bridge is heard, and accepts a better root.
+fn runs_spanning_tree(router: &mut Router) {
+    router.guest.succeed(
+        "/usr/sbin/ip address flush dev eth2 && modprobe bridge &&
+         /usr/sbin/ip link add br0 type bridge stp_state 1 hello_time 100 &&
+         /usr/sbin/ip link set eth2 master br0 && /usr/sbin/ip link set br0 up",
+    );
+    let capture = Capture::start(&router.dmz, "dmz");
+    capture.wait_for(SOON, "the bridge says that it is root", |frame| {
+        !frame.outgoing
+            && frame.bytes[..6] == BRIDGE_GROUP
+            && frame.bytes[14..17] == [0x42, 0x42, 3]
+    });
+    // IEEE 802.1D 9.3.1: a configuration BPDU of a root with priority 0.
+    let root = [&[0, 0][..], &HOST_MAC].concat();
+    let bpdu = [
+        &[0x42, 0x42, 3, 0, 0, 0, 0, 0][..],
+        &root,
+        &[0; 4],
+        &root,
+        &[0x80, 1, 0, 0, 20, 0, 2, 0, 15, 0],
+        &[0; 8],
+    ]
+    .concat();
+    let socket = RawSocket::open(&router.dmz, "dmz");
+    eventually(SOON, "the bridge takes this host as its root", || {
+        socket.send(&ethernet(BRIDGE_GROUP, 38, &bpdu));
+        router
+            .guest
+            .succeed("cat /sys/class/net/br0/bridge/root_id")
+            == "0000.525400000077\n"
+    });
+    router.guest.succeed("/usr/sbin/ip link del br0");
+}
+
+/// The router's bond is heard, and learns its partner.
+fn aggregates_links(router: &mut Router) {
+    router.guest.succeed(
+        "modprobe bonding max_bonds=0; /usr/sbin/ip link set eth2 down &&
+         ethtool -s eth2 speed 10000 duplex full &&
+         /usr/sbin/ip link add bond0 type bond mode 802.3ad lacp_rate fast miimon 100 &&
+         /usr/sbin/ip link set eth2 master bond0 && /usr/sbin/ip link set bond0 up",
+    );
+    let capture = Capture::start(&router.dmz, "dmz");
+    let heard = capture.wait_for(SOON, "the bond sends LACP", |frame| {
+        !frame.outgoing
+            && frame.bytes[..6] == SLOW_PROTOCOLS
+            && frame.bytes[12..16] == [0x88, 9, 1, 1]
+    });
+    // IEEE 802.1AX 6.4.2.3: what the bond said of itself is said of its partner.
+    let actor = [
+        &[1, 20, 0xff, 0xff][..],
+        &HOST_MAC,
+        &[0, 9, 0, 0xff, 0, 1, 0x3d, 0, 0, 0],
+    ]
+    .concat();
+    let partner = [&[2, 20][..], &heard.bytes[18..33], &[0; 3]].concat();
+    let mut lacp = [&[1, 1][..], &actor, &partner, &[3, 16, 0, 0]].concat();
+    lacp.resize(110, 0);
+    let socket = RawSocket::open(&router.dmz, "dmz");
+    eventually(SOON, "the bond names this host as its partner", || {
+        socket.send(&ethernet(SLOW_PROTOCOLS, 0x8809, &lacp));
+        let partner = "cat /sys/class/net/bond0/bonding/ad_partner_mac";
+        router.guest.succeed(partner) == "52:54:00:00:00:77\n"
+    });
 }

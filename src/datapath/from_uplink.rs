@@ -12,8 +12,8 @@ use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, 
 enum Fate<'p> {
     Punt(PuntReason),
     Forward(FlowRef<'p>),
-    /// Parked, and counted there.
-    Parked,
+    /// Parked, or with the guest already; counted there.
+    Done,
 }
 
 /// A burst after step 1: what each frame is.
@@ -44,9 +44,11 @@ impl Lane {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, &sorted, count);
-        for (index, fate) in fates[..count].iter_mut().enumerate() {
-            self.pipe.counters.from_uplink.add(sorted.wire[index]);
-            *fate = self.pipe.judge(&pin, *fate, &sorted, index, ingoing, bench);
+        for (index, wire) in sorted.wire[..count].iter().enumerate() {
+            self.pipe.counters.from_uplink.add(*wire);
+            let burst = &mut fates[..=index];
+            let fate = self.pipe.judge(&pin, burst, &sorted, ingoing, bench);
+            fates[index] = fate;
         }
         self.pipe.forward(&fates[..count], &sorted, ingoing, bench);
         self.pipe.punt(&fates[..count], &sorted, ingoing, bench);
@@ -114,16 +116,20 @@ fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, count: usize) -> [Fate<'p>; Bu
 }
 
 impl Pipe {
-    /// Steps 3 and 5 for one frame: whether the guest must see it all the same.
+    /// Steps 3 and 5 for one frame, the last of `fates`: whether the guest must see it all the
+    /// same. What the frame releases to the guest stays behind the burst's earlier frames.
     fn judge<'p>(
         &mut self,
         pin: &'p Pin<'_>,
-        fate: Fate<'p>,
+        fates: &mut [Fate<'p>],
         sorted: &Sorted,
-        index: usize,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) -> Fate<'p> {
+        let Some((&mut fate, earlier)) = fates.split_last_mut() else {
+            return Fate::Done;
+        };
+        let index = earlier.len();
         let Ok(parsed) = &sorted.parsed[index] else {
             return fate;
         };
@@ -143,20 +149,16 @@ impl Pipe {
         }
         if let Some(reason) = parsed.control(frame.data) {
             let code = close_code(reason, parsed, frame.data);
+            if !self.hand_over.is_idle() {
+                self.punt_earlier(earlier, sorted, ingoing, bench);
+            }
             self.close(pin, flow, code, bench);
             return Fate::Punt(reason);
         }
         let must_see = guest_must_see(flow, parsed, &frame);
         let state = flow.state();
         if matches!(state, FlowState::Pending | FlowState::Draining) {
-            return self.hold(
-                flow,
-                parsed,
-                must_see,
-                sorted.wire[index],
-                (index, ingoing),
-                bench,
-            );
+            return self.hold(flow, must_see, earlier, sorted, ingoing, bench);
         }
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
@@ -173,16 +175,20 @@ impl Pipe {
     fn hold<'p>(
         &mut self,
         flow: FlowRef<'p>,
-        parsed: &Parsed,
         must_see: Option<PuntReason>,
-        wire: Wire,
-        (index, ingoing): (usize, Ingoing),
+        earlier: &mut [Fate<'p>],
+        sorted: &Sorted,
+        ingoing: Ingoing,
         bench: &mut Bench,
     ) -> Fate<'p> {
         let Ingoing { vnic, queue, now } = ingoing;
+        let index = earlier.len();
         let frame = bench.burst.frame(index);
-        let marker = Marker::of(frame.data, parsed);
         let reason = must_see.unwrap_or(PuntReason::NotActive);
+        let Ok(parsed) = &sorted.parsed[index] else {
+            return Fate::Punt(reason);
+        };
+        let marker = Marker::of(frame.data, parsed);
         let control = must_see.is_some();
         let answer = self
             .hand_over
@@ -190,11 +196,13 @@ impl Pipe {
         match answer {
             Ingress::Punt => Fate::Punt(reason),
             Ingress::Park => {
+                let wire = sorted.wire[index];
                 self.parking.park(flow.id(), frame, wire, (vnic, queue));
                 self.counters.parked.set(self.parking.packets());
-                Fate::Parked
+                Fate::Done
             }
             Ingress::ReleaseThenPunt => {
+                self.punt_earlier(earlier, sorted, ingoing, bench);
                 self.release_to_guest(flow.id(), bench);
                 self.tell_events(bench);
                 Fate::Punt(must_see.unwrap_or(PuntReason::DrainBound))
@@ -308,6 +316,22 @@ impl Pipe {
             }
         });
         taken
+    }
+
+    /// Step 7 for the burst's earlier frames, before something is released to the guest.
+    fn punt_earlier(
+        &mut self,
+        earlier: &mut [Fate<'_>],
+        sorted: &Sorted,
+        ingoing: Ingoing,
+        bench: &mut Bench,
+    ) {
+        self.punt(earlier, sorted, ingoing, bench);
+        for fate in earlier {
+            if matches!(fate, Fate::Punt(_)) {
+                *fate = Fate::Done;
+            }
+        }
     }
 
     /// Step 7: everything else into the guest's receive ring.

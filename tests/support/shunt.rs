@@ -62,6 +62,9 @@ impl Shunt {
                 UnixStream::connect(&self.control).is_ok()
             },
         );
+        // The socket is there before the devices are; an answer comes after them.
+        self.control()
+            .get("/restconf/data/shunt-offload:state/summary");
     }
 
     /// SIGKILL: what a crash looks like to everybody else.

@@ -176,3 +176,31 @@ fn a_flow_leaves_by_the_egress_queue_that_the_guest_used_last() {
     assert!(world.counters().forwarded.packets >= 2);
     world.assert_conserved();
 }
+
+/// The marker was lost in the guest, so a burst's first frame goes there and the next is
+/// parked; the third, which the guest must see, sends the parked one after the first.
+#[test]
+fn what_is_released_within_a_burst_stays_behind_the_bursts_earlier_frames() {
+    let last = udp(
+        (CLIENT_MAC, LAN_MAC),
+        CLIENT,
+        SERVER,
+        1,
+        &6_u32.to_be_bytes(),
+    );
+    let mut world = World::new();
+    world.offload(session("s", UDP));
+    send(&world, 0..4);
+    world.run();
+    world.guest_forwards_some(LAN, 1);
+    world.pass(HandOverLimits::default().time * 2);
+    world.lan.guest.take();
+    send(&world, 4..6);
+    world.lan.uplink.send(&last, Offload::default());
+    world.run();
+    let frames = world.lan.guest.take();
+    let numbers: Vec<u8> = frames.iter().map(|frame| seen(&frame.data).3[3]).collect();
+    assert_eq!(numbers, [4, 5, 6]);
+    assert_eq!(world.counters().punted_for(PuntReason::DrainBound), 1);
+    world.assert_conserved();
+}
