@@ -57,9 +57,10 @@ impl Backend {
         }
     }
 
-    /// Whether all workers run.
+    /// Whether the keeper and all workers run.
     pub(super) fn is_sound(&self) -> bool {
-        self.workers.iter().all(Worker::is_alive)
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.is_alive() && self.workers.iter().all(Worker::is_alive)
     }
 
     /// Runs `question` on the keeper's thread.

@@ -54,8 +54,8 @@ pub enum BackendError {
     /// A table was made without a reader.
     #[error("a flow table has no reader")]
     Reader,
-    /// A worker ended by itself.
-    #[error("a worker thread has ended; its log line says why")]
+    /// A worker or the keeper ended by itself.
+    #[error("a worker or keeper thread has ended; its log line says why")]
     WorkerEnded,
 }
 

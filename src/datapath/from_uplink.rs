@@ -12,8 +12,8 @@ use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, 
 enum Fate<'p> {
     Punt(PuntReason),
     Forward(FlowRef<'p>),
-    /// Parked, or with the guest already; counted there.
-    Done,
+    /// Nothing is left to be done: parked, or handed over already.
+    Settled,
 }
 
 /// A burst after step 1: what each frame is.
@@ -44,14 +44,13 @@ impl Lane {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, &sorted, count);
-        for (index, wire) in sorted.wire[..count].iter().enumerate() {
-            self.pipe.counters.from_uplink.add(*wire);
-            let burst = &mut fates[..=index];
-            let fate = self.pipe.judge(&pin, burst, &sorted, ingoing, bench);
-            fates[index] = fate;
+        let fates = &mut fates[..count];
+        for index in 0..count {
+            self.pipe.counters.from_uplink.add(sorted.wire[index]);
+            fates[index] = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
         }
-        self.pipe.forward(&fates[..count], &sorted, ingoing, bench);
-        self.pipe.punt(&fates[..count], &sorted, ingoing, bench);
+        self.pipe.forward(fates, &sorted, ingoing, bench);
+        self.pipe.punt(fates, &sorted, ingoing, bench);
         count
     }
 }
@@ -116,20 +115,18 @@ fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, count: usize) -> [Fate<'p>; Bu
 }
 
 impl Pipe {
-    /// Steps 3 and 5 for one frame, the last of `fates`: whether the guest must see it all the
-    /// same. What the frame releases to the guest stays behind the burst's earlier frames.
+    /// Steps 3 and 5 for one frame: whether the guest must see it all the same. Fates before
+    /// `index` are judged already.
     fn judge<'p>(
         &mut self,
         pin: &'p Pin<'_>,
         fates: &mut [Fate<'p>],
         sorted: &Sorted,
+        index: usize,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) -> Fate<'p> {
-        let Some((&mut fate, earlier)) = fates.split_last_mut() else {
-            return Fate::Done;
-        };
-        let index = earlier.len();
+        let fate = fates[index];
         let Ok(parsed) = &sorted.parsed[index] else {
             return fate;
         };
@@ -149,16 +146,20 @@ impl Pipe {
         }
         if let Some(reason) = parsed.control(frame.data) {
             let code = close_code(reason, parsed, frame.data);
-            if !self.hand_over.is_idle() {
-                self.punt_earlier(earlier, sorted, ingoing, bench);
-            }
+            self.punt_earlier(&mut fates[..index], sorted, ingoing, bench);
             self.close(pin, flow, code, bench);
             return Fate::Punt(reason);
         }
         let must_see = guest_must_see(flow, parsed, &frame);
         let state = flow.state();
-        if matches!(state, FlowState::Pending | FlowState::Draining) {
-            return self.hold(flow, must_see, earlier, sorted, ingoing, bench);
+        let waits = match state {
+            FlowState::Pending | FlowState::Draining => true,
+            FlowState::Closing => !self.hand_over.is_idle(),
+            FlowState::Active => false,
+        };
+        if waits {
+            let reason = must_see.or((state == FlowState::Closing).then_some(PuntReason::Closing));
+            return self.hold(flow, reason, fates, sorted, (index, ingoing), bench);
         }
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
@@ -170,39 +171,38 @@ impl Pipe {
         }
     }
 
-    /// A packet of a flow that is not active yet: the hand-over machine decides. What the guest
-    /// must see goes there in any case, but not before what is parked.
+    /// A packet of a flow that is not active: the hand-over machine decides. What the guest
+    /// `must_see` goes there in any case, but not before what is parked, and that not before
+    /// what this burst has for the guest from earlier.
     fn hold<'p>(
         &mut self,
         flow: FlowRef<'p>,
         must_see: Option<PuntReason>,
-        earlier: &mut [Fate<'p>],
+        fates: &mut [Fate<'p>],
         sorted: &Sorted,
-        ingoing: Ingoing,
+        (index, ingoing): (usize, Ingoing),
         bench: &mut Bench,
     ) -> Fate<'p> {
         let Ingoing { vnic, queue, now } = ingoing;
-        let index = earlier.len();
-        let frame = bench.burst.frame(index);
-        let reason = must_see.unwrap_or(PuntReason::NotActive);
         let Ok(parsed) = &sorted.parsed[index] else {
-            return Fate::Punt(reason);
+            return fates[index];
         };
+        let frame = bench.burst.frame(index);
         let marker = Marker::of(frame.data, parsed);
         let control = must_see.is_some();
         let answer = self
             .hand_over
             .ingress(flow, marker, control, frame.data.len(), now);
         match answer {
-            Ingress::Punt => Fate::Punt(reason),
+            Ingress::Punt => Fate::Punt(must_see.unwrap_or(PuntReason::NotActive)),
             Ingress::Park => {
                 let wire = sorted.wire[index];
                 self.parking.park(flow.id(), frame, wire, (vnic, queue));
                 self.counters.parked.set(self.parking.packets());
-                Fate::Done
+                Fate::Settled
             }
             Ingress::ReleaseThenPunt => {
-                self.punt_earlier(earlier, sorted, ingoing, bench);
+                self.punt_earlier(&mut fates[..index], sorted, ingoing, bench);
                 self.release_to_guest(flow.id(), bench);
                 self.tell_events(bench);
                 Fate::Punt(must_see.unwrap_or(PuntReason::DrainBound))
@@ -241,23 +241,26 @@ impl Pipe {
         }
     }
 
-    /// Step 6: rewrite in place, then one transmit burst per egress.
+    /// Step 6: rewrite in place, then one transmit burst per egress. What cannot be rewritten
+    /// is as it came, and the guest's.
     fn forward(
         &mut self,
-        fates: &[Fate<'_>],
+        fates: &mut [Fate<'_>],
         sorted: &Sorted,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) {
         let mut waiting = 0u64;
-        for (index, fate) in fates.iter().enumerate() {
-            if let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) {
+        for (index, fate) in fates.iter_mut().enumerate() {
+            if let (Fate::Forward(flow), Ok(parsed)) = (*fate, &sorted.parsed[index]) {
                 let (dst_mac, src_mac) = flow.macs();
                 let mut frame = bench.burst.frame_mut(index);
-                flow.spec()
-                    .rewrite
-                    .apply(&mut frame, parsed, dst_mac, src_mac);
-                waiting |= 1 << index;
+                let rewrite = &flow.spec().rewrite;
+                if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
+                    waiting |= 1 << index;
+                } else {
+                    *fate = Fate::Punt(PuntReason::Malformed);
+                }
             }
         }
         while waiting != 0 {
@@ -318,7 +321,7 @@ impl Pipe {
         taken
     }
 
-    /// Step 7 for the burst's earlier frames, before something is released to the guest.
+    /// Punts the burst's frames before the one at hand, when parked ones are about to follow them.
     fn punt_earlier(
         &mut self,
         earlier: &mut [Fate<'_>],
@@ -326,10 +329,13 @@ impl Pipe {
         ingoing: Ingoing,
         bench: &mut Bench,
     ) {
+        if self.parking.packets() == 0 {
+            return;
+        }
         self.punt(earlier, sorted, ingoing, bench);
         for fate in earlier {
             if matches!(fate, Fate::Punt(_)) {
-                *fate = Fate::Done;
+                *fate = Fate::Settled;
             }
         }
     }

@@ -113,6 +113,13 @@ impl Keeper {
         self.set.wake();
         queued.map_err(|_| Busy)
     }
+
+    /// Whether the thread still runs. It ends by itself only when epoll fails, or by a panic.
+    pub fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
 }
 
 impl Drop for Keeper {

@@ -1,5 +1,6 @@
 //! A session on its way from the guest to the fast path, and back.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::world::*;
@@ -174,6 +175,57 @@ fn a_flow_leaves_by_the_egress_queue_that_the_guest_used_last() {
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
     assert!(world.wan.uplink.take().is_empty());
     assert!(world.counters().forwarded.packets >= 2);
+    world.assert_conserved();
+}
+
+/// The guest has proved the flow's rewrite and holds nothing: the next packet is the marker.
+fn about_to_drain() -> World {
+    let mut world = World::new();
+    world.offload(session("s", UDP));
+    send(&world, 0..1);
+    world.run();
+    world.guest_forwards(LAN);
+    world.run();
+    assert_eq!(arrived(&world), [0]);
+    world
+}
+
+fn guest_got(world: &World) -> Vec<u32> {
+    let frames = world.lan.guest.take();
+    let payloads = frames.iter().map(|frame| seen(&frame.data).3);
+    payloads
+        .map(|p| u32::from_be_bytes(p[..4].try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn what_is_parked_and_given_back_within_a_burst_does_not_overtake_the_bursts_earlier_frames() {
+    let mut world = about_to_drain();
+    send(&world, 1..4);
+    let expiring = udp(
+        (CLIENT_MAC, LAN_MAC),
+        CLIENT,
+        SERVER,
+        1,
+        &4u32.to_be_bytes(),
+    );
+    world.lan.uplink.send(&expiring, Offload::default());
+    world.run();
+    assert_eq!(guest_got(&world), [1, 2, 3, 4]);
+    assert_eq!(world.counters().parked, 0);
+    world.assert_conserved();
+}
+
+#[test]
+fn a_packet_of_a_closing_flow_does_not_overtake_what_is_parked() {
+    let mut world = draining(HandOverLimits::default());
+    world.lan.guest.take();
+    // The session is withdrawn just after the worker looked.
+    world.book.withdraw("s", world.now);
+    world.lane.pipe.revisited = world.lane.pipe.signals.revisit.load(Relaxed);
+    send(&world, 8..9);
+    world.run();
+    assert_eq!(guest_got(&world), [4, 5, 6, 7, 8]);
     world.assert_conserved();
 }
 

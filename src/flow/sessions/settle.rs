@@ -311,6 +311,11 @@ impl Sessions {
         }
         entry.wanted = [None, None];
         entry.touched = self.now;
+        if proof {
+            // A worker that saw the old flow pending for a moment may have parked its frames,
+            // which nothing else would give back before their time is up.
+            self.look_again();
+        }
         Settled::In
     }
 

@@ -76,7 +76,10 @@ fn a_changed_rewrite_replaces_in_place_and_asks_for_proof_again() {
         .count(10, 1000, 5000);
     drop(pin);
     asked.original.as_mut().unwrap().dscp = Some(12);
+    let before = sessions.signals().revisit.load(Ordering::Relaxed);
     assert_eq!(sessions.offload(asked, START), Outcome::Replaced(id));
+    let after = sessions.signals().revisit.load(Ordering::Relaxed);
+    assert_ne!(before, after, "a worker may have parked frames just before");
     let view = sessions.get("ct-1").unwrap();
     let [original, reply] = view.directions.map(Option::unwrap);
     assert_eq!(original.state, FlowState::Pending);
