@@ -1,7 +1,6 @@
 //! The program under test, as its users start it.
 
 use std::ffi::OsString;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -59,7 +58,19 @@ impl Shunt {
             "the backend's control socket answers",
             || {
                 self.process.assert_running();
-                UnixStream::connect(&self.control).is_ok()
+                // Connecting alone says nothing: it listens before its devices are open.
+                let url = "http://localhost/restconf/data/shunt-offload:state/summary";
+                let socket = self.control.to_str().unwrap();
+                let argv = [
+                    "curl",
+                    "--silent",
+                    "--max-time",
+                    "5",
+                    "--unix-socket",
+                    socket,
+                    url,
+                ];
+                output(&argv).status.success()
             },
         );
         // The socket is there before the devices are; an answer comes after them.
