@@ -212,6 +212,7 @@ fn ends() -> (std::net::SocketAddr, std::net::SocketAddr) {
 fn paced(world: &mut World, change: impl FnOnce(&mut World)) -> Faults {
     let (from, to) = ends();
     let receiver = UdpReceiver::start(&world.server, to, Reply::Echo);
+    let before = world.drops();
     let mut sender = UdpSender::start(&world.client, from, to, udp::PAYLOAD, GAP);
     let reach = |sender: &UdpSender, wanted| {
         eventually(SOON, "paced packets are sent", || sender.sent() >= wanted);
@@ -235,9 +236,20 @@ fn paced(world: &mut World, change: impl FnOnce(&mut World)) -> Faults {
         sound(&there) && sound(&back),
         "packets were doubled or damaged"
     );
+    let lost = back.lost(sent);
+    if lost > 0 {
+        let drops = world.drops();
+        let met = drops
+            .iter()
+            .filter(|(name, count)| before.get(*name) != Some(*count));
+        println!(
+            "          packets are missing; these counters moved: {:?}",
+            met.collect::<Vec<_>>()
+        );
+    }
     Faults {
         sent,
-        lost: back.lost(sent),
+        lost,
         reordered: there.reordered + back.reordered,
     }
 }

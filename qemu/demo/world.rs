@@ -1,5 +1,6 @@
 //! What the demo runs on: client ─ tap ─ backend ─ guest ─ backend ─ tap ─ server.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -169,11 +170,40 @@ impl World {
     fn forwarded(&self) -> u64 {
         let path = "/restconf/data/shunt-offload:state/element=router/statistics";
         let answer = self.shunt.control().get(path);
-        let packets = &answer["shunt-offload:statistics"]["forwarded"]["packets"];
-        packets
-            .as_str()
-            .and_then(|count| count.parse().ok())
-            .unwrap_or_else(|| panic!("no count of forwarded packets in {answer}"))
+        number(&answer["shunt-offload:statistics"]["forwarded"]["packets"])
+    }
+
+    /// Counters of packets dropped on the way, by who dropped them.
+    pub fn drops(&mut self) -> BTreeMap<String, u64> {
+        let path = "/restconf/data/shunt-offload:state/element=router/statistics";
+        let answer = self.shunt.control().get(path);
+        let reasons = answer["shunt-offload:statistics"]["dropped"].as_array();
+        let mut drops: BTreeMap<String, u64> = reasons
+            .into_iter()
+            .flatten()
+            .map(|reason| {
+                (
+                    format!("backend: {}", reason["name"]),
+                    number(&reason["count"]),
+                )
+            })
+            .collect();
+        for (netns, tap) in [(&self.client, "lan"), (&self.server, "wan")] {
+            for way in ["rx", "tx"] {
+                let count = netns.counter(tap, way, "dropped");
+                drops.insert(format!("tap {tap}: {way}"), count);
+            }
+            let sockets = netns.succeed(&["nstat", "-asz", "UdpRcvbufErrors"]);
+            let count = sockets.split_whitespace().nth(2);
+            let count = count.and_then(|word| word.parse().ok()).unwrap_or(0);
+            drops.insert(format!("sockets behind {tap}"), count);
+        }
+        for interface in ["eth0", "eth1"] {
+            let counters = self.guest.counters(interface);
+            drops.insert(format!("guest {interface}: rx"), counters.rx_dropped);
+            drops.insert(format!("guest {interface}: tx"), counters.tx_dropped);
+        }
+        drops
     }
 
     fn sessions(&self) -> Vec<Value> {
@@ -196,6 +226,12 @@ impl World {
             String::from_utf8_lossy(&output.stderr),
         );
     }
+}
+
+/// A 64-bit number of RFC 7951: a string.
+fn number(value: &Value) -> u64 {
+    let number = value.as_str().and_then(|text| text.parse().ok());
+    number.unwrap_or_else(|| panic!("{value} is not a 64-bit number"))
 }
 
 /// A namespace whose devices send nothing of their own accord but ARP.
