@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-RUST_MIN := 1.85
+RUST_MIN := 1.88
 SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
 .PHONY: help setup rust build demo test loom lint bench guest clean

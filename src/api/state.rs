@@ -15,8 +15,8 @@ use super::convert::{NotInModel, VnicNames, from_request};
 use super::session::Session;
 use super::wire::u64_text;
 use crate::flow::sessions::{DirectionView, SessionPhase};
-use crate::flow::{CloseCode, FlowState, HandOverStats, SessionView};
-use crate::packet::{DropReason, MacAddr, PuntReason};
+use crate::flow::{FlowState, HandOverStats, SessionView};
+use crate::packet::MacAddr;
 use crate::port::{DeviceStatus, QueueStatus};
 
 /// What there is, in short: the container `summary`.
@@ -367,29 +367,13 @@ pub struct Count {
     pub count: u64,
 }
 
-/// Counts per punt reason, by [`PuntReason::index`].
-pub fn punt_counts(counts: &[u64; PuntReason::COUNT]) -> Vec<Count> {
-    named(PuntReason::ALL.iter().map(|reason| reason.name()), counts)
-}
-
-/// Counts per drop reason, by [`DropReason::index`].
-pub fn drop_counts(counts: &[u64; DropReason::COUNT]) -> Vec<Count> {
-    named(DropReason::ALL.iter().map(|reason| reason.name()), counts)
-}
-
-/// Counts per close code, by [`CloseCode::index`].
-pub fn close_counts(counts: &[u64; CloseCode::COUNT]) -> Vec<Count> {
-    named(CloseCode::ALL.iter().map(|code| code.name()), counts)
-}
-
-fn named(names: impl Iterator<Item = &'static str>, counts: &[u64]) -> Vec<Count> {
-    names
-        .zip(counts)
-        .map(|(name, count)| Count {
-            name: name.to_owned(),
-            count: *count,
-        })
-        .collect()
+/// Counts by name, in their order.
+pub fn counts(named: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<Count> {
+    let count = |(name, count): (&str, u64)| Count {
+        name: name.to_owned(),
+        count,
+    };
+    named.into_iter().map(count).collect()
 }
 
 /// The flow table of an element.

@@ -21,8 +21,8 @@ use crate::api::error::ApiError;
 use crate::api::offload::{OffloadInput, OffloadOutput, OffloadResult};
 use crate::api::session::SessionKey;
 use crate::api::state::{
-    Count, DeviceReport, ElementSummary, HandOverStatistics, Ports, SessionReport, Statistics,
-    Summary, TableStatistics, Traffic, VnicReport,
+    DeviceReport, ElementSummary, HandOverStatistics, Ports, SessionReport, Statistics, Summary,
+    TableStatistics, Traffic, VnicReport, counts,
 };
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};
 use crate::datapath::clock::Clock;
@@ -321,15 +321,6 @@ fn traffic(counted: TrafficSnapshot) -> Traffic {
         packets: counted.packets,
         octets: counted.bytes,
     }
-}
-
-fn counts(named: impl Iterator<Item = (&'static str, u64)>) -> Vec<Count> {
-    named
-        .map(|(name, count)| Count {
-            name: name.to_owned(),
-            count,
-        })
-        .collect()
 }
 
 impl VnicNames for ElementInfo {

@@ -1,5 +1,10 @@
 //! The command line, as it is parsed and explained.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments are help texts here, and brackets mean what they mean there"
+)]
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;

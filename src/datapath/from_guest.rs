@@ -13,7 +13,9 @@ use super::lane::{Bench, Ingoing, Lane, Pipe};
 use super::parking::Parked;
 use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
 use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
-use crate::packet::{Burst, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
+use crate::packet::{
+    Burst, DropReason, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
+};
 
 /// Parked frames of `flow` go out right behind the guest's frame before `after`.
 struct Behind {
@@ -224,7 +226,10 @@ impl Pipe {
         let mut released = 0;
         for Release { flow, to } in due.drain(..) {
             released += match (to, pin.by_id(flow)) {
-                (ReleaseTo::Uplink, Some(flow)) => self.release_to_egress(flow, 0, bench, now),
+                (ReleaseTo::Uplink, Some(flow)) => {
+                    flow.settle_egress_queue(0);
+                    self.release_to_egress(flow, 0, bench, now)
+                }
                 _ => self.release_to_guest(flow, bench),
             };
         }
@@ -279,8 +284,8 @@ impl Pipe {
         let mut parked = self.parking.take(flow.id());
         let mut rest = &*parked.make_contiguous();
         while !rest.is_empty() {
-            let fitting = self.rewrite_parked(flow, rest, bench);
-            let (chunk, later) = rest.split_at(fitting.max(1));
+            let (fitting, taken) = self.rewrite_parked(flow, rest, bench);
+            let (chunk, later) = rest.split_at(taken.max(1));
             let Bench {
                 released, adapted, ..
             } = &mut *bench;
@@ -309,24 +314,35 @@ impl Pipe {
         self.unparked(parked)
     }
 
-    /// Copies as many parked frames as fit into the `released` burst and rewrites them.
-    fn rewrite_parked(&self, flow: FlowRef<'_>, parked: &[Parked], bench: &mut Bench) -> usize {
+    /// Copies parked frames into the `released` burst and rewrites them, up to the first that
+    /// does not fit or cannot be rewritten; the latter is lost, counted. Says how many are ready
+    /// to be sent and how many were taken.
+    fn rewrite_parked(
+        &self,
+        flow: FlowRef<'_>,
+        parked: &[Parked],
+        bench: &mut Bench,
+    ) -> (usize, usize) {
         let (dst_mac, src_mac) = flow.macs();
-        let rewrite = &flow.spec().rewrite;
+        let spec = flow.spec();
         bench.released.clear();
-        for one in parked {
+        for (ready, one) in parked.iter().enumerate() {
             let frame = one.frame();
             if !bench.released.push(frame.data, frame.offload) {
-                break;
+                return (ready, ready);
             }
             // What was parked had a key, so it parses again.
-            if let Ok(parsed) = parse(frame.data, &frame.offload, flow.spec().key.vnic()) {
-                let place = bench.released.len() - 1;
-                let mut frame = bench.released.frame_mut(place);
-                rewrite.apply(&mut frame, &parsed, dst_mac, src_mac);
+            let rewritten =
+                parse(frame.data, &frame.offload, spec.key.vnic()).is_ok_and(|parsed| {
+                    let mut frame = bench.released.frame_mut(ready);
+                    spec.rewrite.apply(&mut frame, &parsed, dst_mac, src_mac)
+                });
+            if !rewritten {
+                self.counters.lose(DropReason::ParkedLost, one.wire);
+                return (ready, ready + 1);
             }
         }
-        bench.released.len()
+        (parked.len(), parked.len())
     }
 
     fn unparked(&mut self, parked: std::collections::VecDeque<Parked>) -> usize {

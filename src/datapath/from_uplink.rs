@@ -165,7 +165,7 @@ impl Pipe {
             (Some(reason), _) => Fate::Punt(reason),
             (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
             (None, _) => match self.vnics.get(usize::from(spec.egress.0)) {
-                Some(egress) if egress.uplink.is_running() => fate,
+                Some(egress) if egress.uplink.can_transmit() => fate,
                 _ => Fate::Punt(PuntReason::EgressGone),
             },
         }

@@ -18,7 +18,7 @@ use super::lane::Reporter;
 use super::poller::EpollSet;
 use crate::flow::queue::{Receiver, Sender, channel};
 use crate::flow::sessions::Sessions;
-use crate::flow::{FlowEvent, Moment};
+use crate::flow::{ClosedSession, FlowEvent, Moment};
 use crate::port::PollRegistry;
 
 /// Commands that may wait for the keeper.
@@ -192,9 +192,12 @@ impl Run {
     }
 
     fn pass_time(&mut self, now: Moment) {
-        for book in &mut self.books {
+        for (element, book) in self.books.iter_mut().enumerate() {
             if book.next_deadline().is_some_and(|deadline| deadline <= now) {
                 book.advance(now);
+            }
+            while let Some(closed) = book.take_closed() {
+                tell(element, &closed);
             }
         }
     }
@@ -205,4 +208,20 @@ impl Run {
         self.set
             .wait(deadline.map(|deadline| deadline.since(now)), |_| {})
     }
+}
+
+/// The record of a session that has ended, for whoever logs at `debug`.
+fn tell(element: usize, closed: &ClosedSession) {
+    let [original, reply] = closed.totals;
+    log::debug!(
+        "element {element}: session {} ended after {:?}, {}: original {} packets {} bytes, \
+         reply {} packets {} bytes",
+        closed.request.key,
+        closed.age,
+        closed.code.name(),
+        original.packets,
+        original.bytes,
+        reply.packets,
+        reply.bytes,
+    );
 }

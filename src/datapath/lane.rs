@@ -36,8 +36,8 @@ impl Side {
     pub(super) fn toward(&mut self, queue: usize) -> Option<&mut dyn Port> {
         let same = queue % self.ports.len().max(1);
         let chosen = match self.ports.get(same) {
-            Some(port) if port.is_running() => same,
-            _ => self.ports.iter().position(|port| port.is_running())?,
+            Some(port) if port.can_transmit() => same,
+            _ => self.ports.iter().position(|port| port.can_transmit())?,
         };
         self.ports
             .get_mut(chosen)
@@ -50,8 +50,8 @@ impl Side {
             .map(|port| &mut **port as &mut dyn Port)
     }
 
-    pub(super) fn is_running(&self) -> bool {
-        self.ports.iter().any(|port| port.is_running())
+    pub(super) fn can_transmit(&self) -> bool {
+        self.ports.iter().any(|port| port.can_transmit())
     }
 }
 

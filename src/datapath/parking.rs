@@ -1,7 +1,7 @@
 //! Frames parked while a flow drains (DESIGN section 4, hand-over).
 //!
-//! *Promises*: frames of a flow come out in the order they went in; buffers are used
-//! again, so a steady hand-over allocates nothing.
+//! *Promises*: frames of a flow come out in the order they went in; buffers and queues are
+//! used again, so that a steady hand-over of ordinary frames allocates nothing.
 //! *Refuses*: nothing: how much may be parked is decided by [`crate::flow::HandOver`] before.
 //! *Caller's duty*: every parked flow is released once, by [`Parking::take`].
 
@@ -14,6 +14,8 @@ use crate::packet::{Frame, Offload};
 /// Buffers kept for the next hand-over, at most this many and none above this size.
 const SPARE_BUFFERS: usize = 256;
 const SPARE_BYTES: usize = 2048;
+/// Emptied queues kept.
+const SPARE_QUEUES: usize = 64;
 
 /// One parked frame.
 #[derive(Debug)]
@@ -41,6 +43,7 @@ impl Parked {
 pub(super) struct Parking {
     flows: HashMap<FlowId, VecDeque<Parked>>,
     spare: Vec<Vec<u8>>,
+    spare_queues: Vec<VecDeque<Parked>>,
     packets: u64,
 }
 
@@ -62,7 +65,11 @@ impl Parking {
             ingress,
         };
         self.packets += u64::from(wire.packets);
-        self.flows.entry(flow).or_default().push_back(parked);
+        let fresh = || self.spare_queues.pop().unwrap_or_default();
+        self.flows
+            .entry(flow)
+            .or_insert_with(fresh)
+            .push_back(parked);
     }
 
     /// Takes all frames of `flow`, oldest first. Give them back with [`Parking::recycle`].
@@ -76,12 +83,15 @@ impl Parking {
     }
 
     /// Keeps the buffers of released frames for later ones.
-    pub(super) fn recycle(&mut self, frames: VecDeque<Parked>) {
-        for mut parked in frames {
+    pub(super) fn recycle(&mut self, mut frames: VecDeque<Parked>) {
+        for mut parked in frames.drain(..) {
             if self.spare.len() < SPARE_BUFFERS && parked.data.capacity() <= SPARE_BYTES {
                 parked.data.clear();
                 self.spare.push(parked.data);
             }
+        }
+        if frames.capacity() > 0 && self.spare_queues.len() < SPARE_QUEUES {
+            self.spare_queues.push(frames);
         }
     }
 

@@ -386,6 +386,27 @@ impl TableWriter {
     /// `old` is not in the table or has another key, another flow has the new egress key,
     /// or spare slots are still being read.
     pub fn replace(&mut self, old: FlowId, spec: FlowSpec) -> Result<FlowId, InsertError> {
+        self.swap(old, spec, inherited_state)
+    }
+
+    /// The same for a flow whose change has to be proved: it starts `Pending`, whatever workers
+    /// made of the old one meanwhile, unless that is closing.
+    ///
+    /// # Errors
+    /// As of [`TableWriter::replace`].
+    pub fn replace_unproved(&mut self, old: FlowId, spec: FlowSpec) -> Result<FlowId, InsertError> {
+        self.swap(old, spec, |from, _| match from.state() {
+            FlowState::Closing => FlowState::Closing,
+            FlowState::Pending | FlowState::Draining | FlowState::Active => FlowState::Pending,
+        })
+    }
+
+    fn swap(
+        &mut self,
+        old: FlowId,
+        spec: FlowSpec,
+        state: impl Fn(&Flow, &FlowSpec) -> FlowState,
+    ) -> Result<FlowId, InsertError> {
         let from = self.flow(old).ok_or(InsertError::UnknownFlow(old))?;
         if !same(&from.spec().key, &spec.key) {
             return Err(InsertError::OtherKey(old));
@@ -393,7 +414,7 @@ impl TableWriter {
         let present = from.is_present();
         let before = self.hashes(from.spec());
         let moved = !same(&from.spec().egress_key, &spec.egress_key);
-        let state = inherited_state(from, &spec);
+        let state = state(from, &spec);
         if let Some(other) = self.find_egress(&spec.egress_key)
             && present
             && moved

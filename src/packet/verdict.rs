@@ -97,7 +97,7 @@ reasons! {
         UplinkAbsent, "uplink-absent", "the paired uplink is not running";
         EgressBufferTooSmall, "egress-buffer-too-small", "the frame does not fit what the egress uplink can take";
         Unsegmentable, "unsegmentable", "the frame must be segmented for its receiver but its headers do not allow it";
-        ParkedLost, "parked-lost", "parked frames whose receiver went away";
+        ParkedLost, "parked-lost", "a parked frame that cannot be rewritten any more";
     }
 }
 

@@ -95,6 +95,11 @@ pub trait Port: Send {
     /// Whether both directions can run now (rings started, device up).
     fn is_running(&self) -> bool;
 
+    /// Whether [`Port::transmit`] can run now, also when the other direction has stopped by fault.
+    fn can_transmit(&self) -> bool {
+        self.is_running()
+    }
+
     /// What the peer takes unfinished, as negotiated now.
     fn peer(&self) -> PeerOffloads;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shunt::api::state::{
     DeviceReport, ElementSummary, HandOverStatistics, Phase, Queue, SessionStatus, TableStatistics,
-    Traffic, VnicReport, close_counts, drop_counts, punt_counts,
+    Traffic, VnicReport, counts,
 };
 use shunt::api::{
     Answer, ApiError, Control, ControlSocket, OffloadInput, OffloadOutput, OffloadResult, Ports,
@@ -200,16 +200,18 @@ impl Control for Fake {
     fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics> {
         Box::pin(async move {
             check(element)?;
-            let mut punted = [0; PuntReason::COUNT];
-            punted[PuntReason::Miss.index()] = LARGE;
+            let punted = PuntReason::ALL.iter().map(|reason| match reason {
+                PuntReason::Miss => (reason.name(), LARGE),
+                _ => (reason.name(), 0),
+            });
             Ok(Statistics {
                 forwarded: Traffic {
                     packets: LARGE,
                     octets: 2,
                 },
-                punted: punt_counts(&punted),
-                dropped: drop_counts(&[0; DropReason::COUNT]),
-                closed: close_counts(&[1; CloseCode::COUNT]),
+                punted: counts(punted),
+                dropped: counts(DropReason::ALL.iter().map(|reason| (reason.name(), 0))),
+                closed: counts(CloseCode::ALL.iter().map(|code| (code.name(), 1))),
                 table: TableStatistics::default(),
                 hand_over: HandOverStatistics::default(),
                 ..Statistics::default()

@@ -1,5 +1,6 @@
 //! Lanes on ports in memory: what goes in by one far end comes out by another.
 
+mod allocation;
 mod forward;
 mod hand_over;
 mod world;

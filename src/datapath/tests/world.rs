@@ -119,6 +119,11 @@ impl World {
         self.book.advance(self.now);
     }
 
+    /// One round of the lane.
+    pub(super) fn round(&mut self) {
+        self.lane.poll(&mut self.bench, self.now);
+    }
+
     pub(super) fn offload(&mut self, request: SessionRequest) -> Outcome {
         let outcome = self.book.offload(request, self.now);
         self.run();

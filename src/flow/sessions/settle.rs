@@ -293,20 +293,18 @@ impl Sessions {
                 entry.waiting[place] = true;
                 self.signals.waiting.fetch_add(1, Ordering::Relaxed);
             }
-            // The new flow inherits the state. Nothing of it may be forwarded unproved.
-            if proof && let Some(old) = self.writer.flow(*flow) {
-                old.transition(FlowState::Active, FlowState::Pending);
-            }
-            let Ok(fresh) = self.writer.replace(*flow, spec) else {
+            // Nothing of the new flow may be forwarded unproved.
+            let replaced = if proof {
+                self.writer.replace_unproved(*flow, spec)
+            } else {
+                self.writer.replace(*flow, spec)
+            };
+            let Ok(fresh) = replaced else {
                 return Settled::Waits;
             };
             *flow = fresh;
             if let Some(known) = &mut entry.pair {
                 known[place] = fresh;
-            }
-            // A worker may have proved the old flow once more in between.
-            if proof && let Some(flow) = self.writer.flow(fresh) {
-                flow.transition(FlowState::Active, FlowState::Pending);
             }
         }
         entry.wanted = [None, None];

@@ -212,6 +212,25 @@ fn a_reader_that_is_gone_holds_nothing_up() {
 }
 
 #[test]
+fn a_replacement_that_has_to_be_proved_starts_pending_unless_its_flow_is_closing() {
+    let (mut writer, _readers) = flow_table(8, 1, HashSeed::random());
+    for (before, after) in [
+        (FlowState::Active, FlowState::Pending),
+        (FlowState::Draining, FlowState::Pending),
+        (FlowState::Closing, FlowState::Closing),
+    ] {
+        let (original, reply) = session(7);
+        let (a, b) = writer
+            .insert_pair(original.clone(), reply, [true; 2], before)
+            .unwrap();
+        let a = writer.replace_unproved(a, original).unwrap();
+        assert_eq!(writer.flow(a).unwrap().state(), after);
+        writer.remove_pair(a, b);
+        writer.reclaim();
+    }
+}
+
+#[test]
 fn a_replacement_takes_over_links_counters_and_state() {
     let (mut writer, mut reader) = table(2);
     let (a, b) = insert(&mut writer, 0).unwrap();

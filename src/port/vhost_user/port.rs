@@ -89,6 +89,10 @@ impl Port for QueuePort {
         self.pair().rx.is_running() && self.pair().tx.is_running()
     }
 
+    fn can_transmit(&self) -> bool {
+        self.pair().tx.is_running()
+    }
+
     #[inline]
     fn peer(&self) -> PeerOffloads {
         self.device.peer()
