@@ -35,18 +35,23 @@ impl Driver {
     /// A frame from `wire` into the guest and one out of it.
     pub fn exchange(&mut self, wire: &Wire, next: &mut u64, what: &str) {
         *next += 2;
+        self.receive(wire, *next, what);
+        let answer = missed_back(*next + 1, 100);
+        self.guest.send(TX, &answer.bytes());
+        self.kick(TX);
+        wire.expect(&[answer], &format!("{what}: the guest's frame"));
+    }
+
+    /// Frame `number` from `wire` into the guest.
+    pub fn receive(&mut self, wire: &Wire, number: u64, what: &str) {
         self.guest.post(RX);
         self.kick(RX);
-        let sent = self.incoming(*next);
+        let sent = self.incoming(number);
         wire.send(&sent);
         let taken = eventually_some(SOON, &format!("{what}: the guest receives"), || {
             self.guest.take(RX)
         });
         assert_eq!(taken, sent.bytes(), "{what}");
-        let answer = missed_back(*next + 1, 100);
-        self.guest.send(TX, &answer.bytes());
-        self.kick(TX);
-        wire.expect(&[answer], &format!("{what}: the guest's frame"));
     }
 
     /// A frame to this guest.

@@ -122,6 +122,9 @@ fn a_malformed_descriptor_stops_its_ring_with_a_reason_and_nothing_else() {
             good.exchange(&good_wire, &mut next, &format!("{what}: the other device"));
             if ring == RX {
                 transmits_still(&mut bad, &bad_wire, &mut next, &what);
+            } else {
+                next += 2;
+                bad.receive(&bad_wire, next, &format!("{what}: the other ring"));
             }
         }
     }
