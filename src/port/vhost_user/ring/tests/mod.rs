@@ -1,6 +1,5 @@
 //! Tests of the rings against a driver that may do anything.
 
-mod bench;
 mod fuzz;
 mod hostile;
 mod legal;
