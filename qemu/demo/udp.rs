@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::raw::{BATCH, Ends, Sender};
 use crate::support::netns::Netns;
 use crate::support::{now, pause, stop_if_interrupted};
 
 /// Bytes that make an Ethernet frame of 64 with its checksum.
 pub const PAYLOAD: usize = 18;
-const BATCH: usize = 64;
 /// The sender looks this often how many datagrams are due.
 const STEP: Duration = Duration::from_micros(200);
 /// The receiver looks this often. It does not block: waking it for each datagram would
@@ -42,25 +42,27 @@ pub struct Effort {
 /// A sender and a receiver of one UDP flow.
 #[derive(Debug)]
 pub struct Blaster {
-    sender: UdpSocket,
+    sender: Sender,
+    /// Keeps the sender's port from being given away.
+    _port: UdpSocket,
     receiver: Receiver,
     trials: u64,
 }
 
 impl Blaster {
-    /// Sockets in both namespaces, from `from` to `to`.
-    /// The server sees it come from `seen`.
+    /// Sends on `interface` of `client`, receives in `server`, which sees it come from `seen`.
     pub fn new(
-        client: &Netns,
-        from: SocketAddr,
+        (client, interface): (&Netns, &str),
+        ends: Ends,
         server: &Netns,
-        to: SocketAddr,
         seen: SocketAddr,
     ) -> Self {
-        let receiver = Receiver::start(server, to, seen);
-        let sender = socket(client, from, to);
+        let receiver = Receiver::start(server, ends.to, seen);
+        let port = socket(client, ends.from, ends.to);
+        let sender = Sender::open(client, interface, ends, PAYLOAD);
         Self {
             sender,
+            _port: port,
             receiver,
             trials: 0,
         }
@@ -267,26 +269,13 @@ const NO_PART: libc::iovec = libc::iovec {
 };
 
 /// Sends `count` datagrams numbered from `first`; says how many went.
-fn send_batch(socket: &UdpSocket, trial: u64, first: u64, count: usize) -> u64 {
-    let mut buffers = [[0; PAYLOAD]; BATCH];
-    for (number, buffer) in (first..).zip(&mut buffers) {
-        buffer[..8].copy_from_slice(&trial.to_be_bytes());
-        buffer[8..16].copy_from_slice(&number.to_be_bytes());
+fn send_batch(sender: &Sender, trial: u64, first: u64, count: usize) -> u64 {
+    let mut payloads = [[0; PAYLOAD]; BATCH];
+    for (number, payload) in (first..).zip(&mut payloads) {
+        payload[..8].copy_from_slice(&trial.to_be_bytes());
+        payload[8..16].copy_from_slice(&number.to_be_bytes());
     }
-    let mut parts = [NO_PART; BATCH];
-    let mut headers = headers(&mut buffers, &mut parts);
-    // SAFETY: each of the BATCH headers names one part, that one buffer; all live through
-    // the call, and `count` is at most BATCH.
-    let sent = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr(),
-            count.min(BATCH) as libc::c_uint,
-            0,
-        )
-    };
-    // Refused, interrupted: they are due again at the next look.
-    u64::try_from(sent).unwrap_or(0)
+    sender.send(&payloads[..count.min(BATCH)])
 }
 
 /// What one look found.

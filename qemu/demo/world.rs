@@ -23,6 +23,9 @@ const SOON: Duration = Duration::from_secs(20);
 /// must not count as loss, on either path.
 const TAP_FRAMES: u32 = 8_192;
 
+/// The guest's vNIC on the client's side, as below.
+pub const LAN_MAC: [u8; 6] = [0x52, 0x54, 0, 0x5a, 0, 1];
+
 const CONFIG: &str = r#"
 [backend]
 control = "{dir}/control.sock"

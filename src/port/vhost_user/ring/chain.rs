@@ -222,7 +222,7 @@ impl Walk<'_> {
         }
         let len = table.len;
         let count = len / DESCRIPTOR_SIZE as u32;
-        if count == 0 || len % DESCRIPTOR_SIZE as u32 != 0 || count > 1 << 16 {
+        if count == 0 || !len.is_multiple_of(DESCRIPTOR_SIZE as u32) || count > 1 << 16 {
             return Err(RingFault::IndirectLength { head, len });
         }
         let mut next = 0u16;

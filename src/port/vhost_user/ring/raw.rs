@@ -443,7 +443,7 @@ fn place(
         })?;
     // A frontend chooses the region's base too: what counts for us is the host address.
     let host = span.host.as_ptr() as u64;
-    if addr % align != 0 || host % align != 0 {
+    if !addr.is_multiple_of(align) || !host.is_multiple_of(align) {
         return Err(RingFault::Misaligned { area, addr, align });
     }
     Ok(span.host)
