@@ -20,7 +20,7 @@ rust:
 	@version=$$($(CARGO) --version 2>/dev/null | cut -d ' ' -f 2) || true; \
 	if [[ -z $$version || $$(printf '%s\n' $(RUST_MIN) "$$version" | sort -V | head -n 1) != $(RUST_MIN) ]]; then \
 	    echo "Shunt needs Rust $(RUST_MIN) or newer, this is '$${version:-none}'." >&2; \
-	    echo "Get it with rustup ('rustup update stable'; https://rustup.rs): Debian 12's own is too old." >&2; \
+	    echo "Get it with rustup ('rustup update stable'): Debian 12's own is too old." >&2; \
 	    exit 1; \
 	fi
 
