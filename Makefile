@@ -59,11 +59,14 @@ lint: setup ## formatting, clippy, rustdoc, shellcheck, dependency policy
 	    echo "cargo-deny is not installed: dependency policy (deny.toml) not checked"; \
 	fi
 
-bench: setup ## runs all benches
-	$(CARGO) bench --locked
+# On standard output nothing but the JSON lines.
+bench: rust ## runs all benches; prints JSON lines, also in target/bench
+	@qemu/setup >&2
+	@$(CARGO) bench --locked --quiet --bench '*'
 
-bench-%: setup ## runs one bench: make bench-NAME
-	$(CARGO) bench --locked --bench $*
+bench-%: rust ## runs one bench: make bench-NAME
+	@qemu/setup >&2
+	@$(CARGO) bench --locked --quiet --bench $*
 
 guest: ## builds the router guest, target/guest
 	@qemu/build-guest
