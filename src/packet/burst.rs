@@ -90,6 +90,17 @@ impl Burst {
         self.arena.get_mut(start..start + len)
     }
 
+    /// The same space with the `header` bytes of headroom right before it, for a device that
+    /// hands over a header and a frame in one piece. At most [`HEADROOM`]; `len` is the frame's.
+    #[inline]
+    pub fn reserve_behind(&mut self, header: usize, len: usize) -> Option<&mut [u8]> {
+        if self.room() == 0 || len > FRAME_MAX || header > HEADROOM {
+            return None;
+        }
+        let start = self.used + HEADROOM;
+        self.arena.get_mut(start - header..start + len)
+    }
+
     /// Makes the first `len` bytes of the last [`Burst::reserve`] a frame.
     #[inline]
     pub fn commit(&mut self, len: usize, offload: Offload) {
