@@ -17,8 +17,8 @@ use super::{Queue, Shared, State, VNET_HEADER};
 use crate::packet::vnet_hdr::{self, Sender};
 use crate::packet::{Burst, FRAME_MAX, PeerOffloads, TxFrame};
 
-/// Header and frame up to this size are copied together: one part costs the kernel less than
-/// two, by more than the copy.
+/// Header and frame up to this size are copied together: the kernel then has one part to
+/// fetch and check instead of two.
 const SMALL: usize = 256;
 
 /// A queue pair of a tap.
