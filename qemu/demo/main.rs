@@ -12,7 +12,6 @@
     reason = "it stands on the tests' support and is as blunt: a failure unwinds and cleans up"
 )]
 
-mod raw;
 mod report;
 mod signals;
 #[path = "../../tests/support/mod.rs"]
@@ -25,13 +24,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use raw::Ends;
 use report::{Faults, Report};
 use support::udp::{Reply, Tally, UdpReceiver, UdpSender};
 use support::{at, eventually, now, pause};
 use tcp::Stream;
 use udp::{Blaster, Effort};
-use world::{CLIENT, LAN_MAC, OUTSIDE, SERVER, Session, World};
+use world::{CLIENT, OUTSIDE, SERVER, Session, World};
 
 const USAGE: &str = "usage: demo [--quick]
 
@@ -199,12 +197,7 @@ fn measure_udp(steps: &Steps, plan: Plan, world: &mut World, report: &mut Report
 fn blaster(world: &World) -> Blaster {
     let (from, to) = ends();
     let seen = at(&format!("{OUTSIDE}:{}", UDP.from));
-    let ends = Ends {
-        from,
-        to,
-        gateway_mac: LAN_MAC,
-    };
-    Blaster::new((&world.client, "lan"), ends, &world.server, seen)
+    Blaster::new((&world.client, from), (&world.server, "wan"), (seen, to))
 }
 
 fn ends() -> (std::net::SocketAddr, std::net::SocketAddr) {

@@ -1,29 +1,33 @@
-//! How many small UDP packets a second get through: numbered datagrams, sent and received
-//! in batches of system calls, each datagram a frame of its own (no segmentation offload).
+//! How many small UDP packets a second get through: numbered datagrams of one flow.
+//!
+//! Sending and counting cost little, so that on two CPUs the path under test is what is
+//! measured, not its ends. The client's kernel cuts many datagrams out of one system call,
+//! before its tap, which takes no trains (`World::start`): each crosses as a frame of its
+//! own. The server counts what arrives, addresses and ports as the session has them, where
+//! it enters its stack: a tap's writer, here the backend, would otherwise spend its time
+//! in the server's sockets. That packets arrive unharmed at a socket is shown by paced runs.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::rc::Rc;
 use std::time::Duration;
 
-use crate::raw::{BATCH, Ends, Sender};
+use serde_json::Value;
+
 use crate::support::netns::Netns;
 use crate::support::{now, pause, stop_if_interrupted};
 
 /// Bytes that make an Ethernet frame of 64 with its checksum.
 pub const PAYLOAD: usize = 18;
-/// The sender looks this often how many datagrams are due.
-const STEP: Duration = Duration::from_micros(200);
-/// The receiver looks this often. It does not block: waking it for each datagram would
-/// cost the path under test more than the datagram itself.
-const LOOK_EVERY: Duration = Duration::from_micros(500);
+/// Datagrams of one system call at most; the kernel cuts no more than 64 out of one buffer.
+const BATCH: usize = 64;
+/// The sender looks this often how many datagrams are due, and sends them all.
+const STEP: Duration = Duration::from_micros(300);
+/// How often what arrived is read.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Nothing came for so long: what is missing is lost.
 const QUIET: Duration = Duration::from_millis(300);
-/// The receiver's socket keeps this much while its thread waits for a CPU.
-const RECEIVE_BUFFER: libc::c_int = 64 << 20;
 /// Rates with more loss than this do not count.
 const LOSS_MAX: f64 = 0.01;
 /// A sender that reaches less of the rate it was told shows its own limit.
@@ -39,32 +43,26 @@ pub struct Effort {
     pub halvings: usize,
 }
 
-/// A sender and a receiver of one UDP flow.
+/// A sender and a sink of one UDP flow.
 #[derive(Debug)]
 pub struct Blaster {
-    sender: Sender,
-    /// Keeps the sender's port from being given away.
-    _port: UdpSocket,
-    receiver: Receiver,
-    trials: u64,
+    sender: UdpSocket,
+    sink: Sink,
+    sent: u64,
 }
 
 impl Blaster {
-    /// Sends on `interface` of `client`, receives in `server`, which sees it come from `seen`.
+    /// Sends from `from` in `client`; counts what comes through `interface` of `server`
+    /// from `seen` to `to`.
     pub fn new(
-        (client, interface): (&Netns, &str),
-        ends: Ends,
-        server: &Netns,
-        seen: SocketAddr,
+        (client, from): (&Netns, SocketAddr),
+        (server, interface): (&Rc<Netns>, &str),
+        (seen, to): (SocketAddr, SocketAddr),
     ) -> Self {
-        let receiver = Receiver::start(server, ends.to, seen);
-        let port = socket(client, ends.from, ends.to);
-        let sender = Sender::open(client, interface, ends, PAYLOAD);
         Self {
-            sender,
-            _port: port,
-            receiver,
-            trials: 0,
+            sender: sender(client, from, to),
+            sink: Sink::open(server, interface, seen, to),
+            sent: 0,
         }
     }
 
@@ -110,26 +108,37 @@ impl Blaster {
     }
 
     fn trial(&mut self, rate: f64, time: Duration) -> Trial {
-        self.trials += 1;
-        self.receiver.begin(self.trials);
+        let before = self.sink.received();
         let started = now();
         let mut sent = 0;
         while started.elapsed() < time {
             stop_if_interrupted();
             let due = (started.elapsed().as_secs_f64() * rate) as u64;
-            if due <= sent {
-                pause(STEP);
-                continue;
-            }
-            let count = (due - sent).min(BATCH as u64) as usize;
-            sent += send_batch(&self.sender, self.trials, sent, count);
+            self.send(due - sent);
+            sent = due;
+            pause(STEP);
         }
         let rate = sent as f64 / started.elapsed().as_secs_f64();
-        let received = self.receiver.settled(sent);
+        let received = self.sink.settled(before + sent) - before;
         Trial {
             rate,
             sent,
             received,
+        }
+    }
+
+    /// Sends `count` datagrams. What the client's own kernel refuses is lost as well.
+    fn send(&mut self, count: u64) {
+        let mut train = [0; BATCH * PAYLOAD];
+        let end = self.sent + count;
+        while self.sent < end {
+            let batch = (end - self.sent).min(BATCH as u64);
+            let train = &mut train[..batch as usize * PAYLOAD];
+            for (number, payload) in (self.sent..).zip(train.chunks_exact_mut(PAYLOAD)) {
+                payload[..8].copy_from_slice(&number.to_be_bytes());
+            }
+            let _ = self.sender.send(train);
+            self.sent += batch;
         }
     }
 }
@@ -147,57 +156,51 @@ impl Trial {
     }
 }
 
-/// Counts datagrams of one trial on a thread of its own.
+/// A rule at an interface's entry that counts a flow's packets and ends their way.
 #[derive(Debug)]
-struct Receiver {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+struct Sink {
+    netns: Rc<Netns>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    trial: AtomicU64,
-    received: AtomicU64,
-    stop: AtomicBool,
-}
-
-impl Receiver {
-    fn start(netns: &Netns, address: SocketAddr, peer: SocketAddr) -> Self {
-        let socket = socket(netns, address, peer);
-        enlarge_buffer(&socket);
-        let shared = Arc::new(Shared::default());
-        let thread = std::thread::spawn({
-            let shared = shared.clone();
-            move || {
-                while !shared.stop.load(Ordering::Acquire) {
-                    let trial = shared.trial.load(Ordering::Acquire);
-                    let batch = receive_batch(&socket, trial);
-                    shared.received.fetch_add(batch.of_trial, Ordering::Release);
-                    if batch.is_last {
-                        pause(LOOK_EVERY);
-                    }
-                }
-            }
-        });
-        Self {
-            shared,
-            thread: Some(thread),
-        }
+impl Sink {
+    fn open(netns: &Rc<Netns>, interface: &str, from: SocketAddr, to: SocketAddr) -> Self {
+        let flow = format!(
+            "ip saddr {} udp sport {} ip daddr {} udp dport {}",
+            from.ip(),
+            from.port(),
+            to.ip(),
+            to.port()
+        );
+        netns.succeed(&[
+            "nft",
+            &format!(
+                "table netdev sink {{ counter received {{ }}; chain entry {{ \
+                 type filter hook ingress device {interface} priority 0; \
+                 {flow} counter name received drop; }}; }}"
+            ),
+        ]);
+        let netns = netns.clone();
+        Self { netns }
     }
 
-    fn begin(&self, trial: u64) {
-        self.shared.trial.store(trial, Ordering::Release);
-        // A batch that counts for the trial before may be under way.
-        pause(20 * LOOK_EVERY);
-        self.shared.received.store(0, Ordering::Release);
+    fn received(&self) -> u64 {
+        let listing = self
+            .netns
+            .succeed(&["nft", "-j", "list", "counter", "netdev", "sink", "received"]);
+        let listing: Value = serde_json::from_str(&listing).unwrap();
+        let entries = listing["nftables"].as_array().unwrap();
+        let count = entries
+            .iter()
+            .find_map(|entry| entry["counter"]["packets"].as_u64());
+        count.expect("nft lists the counter")
     }
 
-    /// How many came, once all did or no more do.
-    fn settled(&self, sent: u64) -> u64 {
-        let mut last = (self.shared.received.load(Ordering::Acquire), now());
-        while last.0 < sent && last.1.elapsed() < QUIET {
-            pause(Duration::from_millis(5));
-            let received = self.shared.received.load(Ordering::Acquire);
+    /// How many came, once `wanted` did or no more do.
+    fn settled(&self, wanted: u64) -> u64 {
+        let mut last = (self.received(), now());
+        while last.0 < wanted && last.1.elapsed() < QUIET {
+            pause(LOOK_EVERY);
+            let received = self.received();
             if received != last.0 {
                 last = (received, now());
             }
@@ -206,22 +209,21 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
+impl Drop for Sink {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // Its panic was printed where it happened.
-            let _ = thread.join();
-        }
+        // Without it the namespace's end would remove the rule.
+        let _ = self
+            .netns
+            .exec(&["nft", "delete", "table", "netdev", "sink"]);
     }
 }
 
-/// A socket in `netns`, connected: the kernel finds a connected one without a look at its
-/// routes.
-fn socket(netns: &Netns, own: SocketAddr, peer: SocketAddr) -> UdpSocket {
+/// A socket whose datagrams the kernel cuts out of larger ones.
+fn sender(netns: &Netns, own: SocketAddr, peer: SocketAddr) -> UdpSocket {
     let open = || {
         let socket = UdpSocket::bind(own)?;
         socket.connect(peer)?;
+        cut(&socket, PAYLOAD as libc::c_int)?;
         Ok(socket)
     };
     netns
@@ -229,82 +231,22 @@ fn socket(netns: &Netns, own: SocketAddr, peer: SocketAddr) -> UdpSocket {
         .unwrap_or_else(|error: io::Error| panic!("UDP {own} to {peer}: {error}"))
 }
 
-fn enlarge_buffer(socket: &UdpSocket) {
-    // SAFETY: SO_RCVBUFFORCE takes an int by pointer and size, which the kernel only reads
+/// Has what is sent at once cut into datagrams of `bytes` (udp(7), UDP_SEGMENT).
+fn cut(socket: &UdpSocket, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: UDP_SEGMENT takes an int by pointer and size, which the kernel only reads
     // during the call.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            std::ptr::from_ref(&RECEIVE_BUFFER).cast(),
-            size_of_val(&RECEIVE_BUFFER) as libc::socklen_t,
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
         )
     };
-    assert_eq!(result, 0, "setsockopt: {}", io::Error::last_os_error());
-}
-
-/// Headers for a batch, one buffer each.
-fn headers(
-    buffers: &mut [[u8; PAYLOAD]; BATCH],
-    parts: &mut [libc::iovec; BATCH],
-) -> [libc::mmsghdr; BATCH] {
-    for (part, buffer) in parts.iter_mut().zip(buffers) {
-        part.iov_base = buffer.as_mut_ptr().cast();
-        part.iov_len = PAYLOAD;
-    }
-    let first = parts.as_mut_ptr();
-    std::array::from_fn(|index| {
-        // SAFETY: mmsghdr is integers and pointers, for which zero is a value.
-        let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
-        header.msg_hdr.msg_iov = first.wrapping_add(index);
-        header.msg_hdr.msg_iovlen = 1;
-        header
-    })
-}
-
-const NO_PART: libc::iovec = libc::iovec {
-    iov_base: std::ptr::null_mut(),
-    iov_len: 0,
-};
-
-/// Sends `count` datagrams numbered from `first`; says how many went.
-fn send_batch(sender: &Sender, trial: u64, first: u64, count: usize) -> u64 {
-    let mut payloads = [[0; PAYLOAD]; BATCH];
-    for (number, payload) in (first..).zip(&mut payloads) {
-        payload[..8].copy_from_slice(&trial.to_be_bytes());
-        payload[8..16].copy_from_slice(&number.to_be_bytes());
-    }
-    sender.send(&payloads[..count.min(BATCH)])
-}
-
-/// What one look found.
-struct Batch {
-    of_trial: u64,
-    /// No more were there.
-    is_last: bool,
-}
-
-/// Takes what has come.
-fn receive_batch(socket: &UdpSocket, trial: u64) -> Batch {
-    let mut buffers = [[0; PAYLOAD]; BATCH];
-    let mut parts = [NO_PART; BATCH];
-    let mut headers = headers(&mut buffers, &mut parts);
-    // SAFETY: as in `send_batch`; the kernel writes at most PAYLOAD bytes into each buffer.
-    let received = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr(),
-            BATCH as libc::c_uint,
-            libc::MSG_DONTWAIT,
-            std::ptr::null_mut(),
-        )
-    };
-    let received = usize::try_from(received).unwrap_or(0);
-    let own = trial.to_be_bytes();
-    let of_trial = buffers[..received].iter().filter(|bytes| bytes[..8] == own);
-    Batch {
-        of_trial: of_trial.count() as u64,
-        is_last: received < BATCH,
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What the demo runs on: client ─ tap ─ backend ─ guest ─ backend ─ tap ─ server.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,9 +23,6 @@ const SOON: Duration = Duration::from_secs(20);
 /// Frames that a tap keeps for the backend: a few milliseconds of waiting for a CPU
 /// must not count as loss, on either path.
 const TAP_FRAMES: u32 = 8_192;
-
-/// The guest's vNIC on the client's side, as below.
-pub const LAN_MAC: [u8; 6] = [0x52, 0x54, 0, 0x5a, 0, 1];
 
 const CONFIG: &str = r#"
 [backend]
@@ -53,7 +51,7 @@ pub struct World {
     pub guest: Guest,
     pub shunt: Shunt,
     pub client: Netns,
-    pub server: Netns,
+    pub server: Rc<Netns>,
     dir: Dir,
 }
 
@@ -79,6 +77,8 @@ impl World {
             netns.address(tap, &format!("{address}/24"));
             netns.ip(&format!("link set {tap} txqueuelen {TAP_FRAMES}"));
         }
+        // Small packets are what is measured, also where the guest would take trains of them.
+        client.succeed(&["ethtool", "-K", "lan", "tx-udp-segmentation", "off"]);
         client.gateway("10.77.1.1");
         let guest = Guest::build()
             .vnic(&dir.file("lan.sock"))
@@ -91,7 +91,7 @@ impl World {
             guest,
             shunt,
             client,
-            server,
+            server: Rc::new(server),
             dir,
         }
     }
