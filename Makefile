@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 RUST_MIN := 1.88
+PYANG := target/pyang/bin/pyang
+PYANG_VERSION := 2.7.1
 SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
 .PHONY: help setup rust build demo test loom lint bench guest clean
@@ -48,11 +50,16 @@ loom: rust ## model-checks the memory ordering of rings and tables
 	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
 	    $(CARGO) test --locked --profile model --lib model
 
-lint: setup ## formatting, clippy, rustdoc, shellcheck, dependency policy
+$(PYANG): # brings the modules of the IETF with it
+	python3 -m venv target/pyang
+	target/pyang/bin/pip install --quiet --disable-pip-version-check pyang==$(PYANG_VERSION)
+
+lint: setup $(PYANG) ## formatting, clippy, rustdoc, shellcheck, YANG, dependency policy
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck $(SCRIPTS)
+	$(PYANG) --strict --lint --path target/pyang/share/yang/modules docs/yang/*.yang
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) deny --offline check licenses bans sources; \
 	else \
