@@ -15,8 +15,9 @@ SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: rust ## installs the Debian packages that building and testing need (as root)
+setup: rust ## installs what building and testing need: Debian packages (as root), pyang
 	@qemu/setup
+	@$(MAKE) --no-print-directory $(PYANG)
 
 rust:
 	@version=$$($(CARGO) --version 2>/dev/null | cut -d ' ' -f 2) || true; \
@@ -54,7 +55,7 @@ $(PYANG): # brings the modules of the IETF with it
 	python3 -m venv target/pyang
 	target/pyang/bin/pip install --quiet --disable-pip-version-check pyang==$(PYANG_VERSION)
 
-lint: setup $(PYANG) ## formatting, clippy, rustdoc, shellcheck, YANG, dependency policy
+lint: setup ## formatting, clippy, rustdoc, shellcheck, YANG, dependency policy
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items

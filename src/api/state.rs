@@ -189,7 +189,7 @@ pub struct SessionStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SessionReport {
-    /// As asked for, with defaults filled in.
+    /// As asked for; leaves at their default are left out (RFC 6243, trim).
     #[serde(flatten)]
     pub session: Session,
     /// How it goes.

@@ -1,4 +1,5 @@
-//! The YANG modules of `docs/yang`, as libyang reads them.
+//! The YANG modules of `docs/yang`, and of the IETF where an answer has their data, as
+//! libyang reads them.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use super::{Dir, repository};
 /// What a JSON text is meant to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Operational state under the module's own top-level nodes.
+    /// Operational state under the modules' top-level nodes.
     State,
     /// The body of a call of this rpc: `{"shunt-offload:input": …}`.
     Input(&'static str),
@@ -21,16 +22,29 @@ pub enum Kind {
 /// A validator.
 #[derive(Debug)]
 pub struct Model {
-    module: PathBuf,
+    modules: Vec<PathBuf>,
     dir: Dir,
 }
 
+/// Modules of the IETF, from the package that `make setup` puts there.
+const IETF: &str = "target/pyang/share/yang/modules/ietf";
+
 impl Model {
-    /// The module `docs/yang/shunt-offload.yang`.
+    /// The module `docs/yang/shunt-offload.yang`, and what a RESTCONF server tells of itself.
     pub fn offload() -> Self {
-        let module = repository().join("docs/yang/shunt-offload.yang");
-        let dir = Dir::new();
-        Self { module, dir }
+        let monitoring = repository()
+            .join(IETF)
+            .join("ietf-restconf-monitoring.yang");
+        assert!(
+            monitoring.exists(),
+            "{} is missing: run 'make setup'",
+            monitoring.display()
+        );
+        let own = repository().join("docs/yang/shunt-offload.yang");
+        Self {
+            modules: vec![own, monitoring],
+            dir: Dir::new(),
+        }
     }
 
     /// Whether `body` is an instance of the model, in the form RESTCONF gives it; otherwise
@@ -42,8 +56,14 @@ impl Model {
             Kind::Output(rpc) => ("reply", enveloped(rpc, &body["shunt-offload:output"])),
         };
         let file = self.dir.write("instance.json", &instance.to_string());
-        let module = self.module.to_str().unwrap();
-        let said = output(&["yanglint", "--type", form, module, file.to_str().unwrap()]);
+        let mut argv = vec!["yanglint", "--type", form];
+        if instance.get("ietf-yang-library:yang-library").is_some() {
+            // Not always: data without the library would then lack a mandatory node.
+            argv.push("--yang-library");
+        }
+        argv.extend(self.modules.iter().map(|module| module.to_str().unwrap()));
+        argv.push(file.to_str().unwrap());
+        let said = output(&argv);
         if said.status.success() {
             return Ok(());
         }
