@@ -12,6 +12,7 @@
 //! *Standard*: virtio 1.2 sections 2.7 and 5.1.
 
 pub mod netns;
+pub mod shared;
 pub mod tap;
 pub mod testing;
 pub mod vhost_user;
@@ -76,6 +77,9 @@ pub struct TxReport {
     /// Of those taken, which were discarded because no buffer of the peer could hold them:
     /// bit n is frame n. (A port without such limits says 0.)
     pub too_large: u64,
+    /// Of those taken, which were discarded because they are not the sender's to send, in the
+    /// same form. (Only a shared uplink says other than 0.)
+    pub refused: u64,
 }
 
 /// The answer of [`Port::arm`].
