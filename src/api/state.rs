@@ -290,11 +290,11 @@ impl From<&QueueStatus> for Queue {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeviceReport {
-    /// `vhost-user` or `tap`.
+    /// `vhost-user`, `tap` or `xdp`.
     pub kind: String,
-    /// Socket path or device name.
+    /// Socket path or interface name.
     pub name: String,
-    /// Whether a peer is connected (tap: the link is up).
+    /// Whether a peer is connected (tap and xdp: the link is up).
     pub connected: bool,
     /// Negotiated features.
     #[serde(default)]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::packet::MacAddr;
+use crate::port::xdp::CopyMode;
 
 mod check;
 mod error;
@@ -133,7 +134,7 @@ pub struct VnicConfig {
     /// The address the VMM gives the vNIC, unique in the element.
     #[serde(deserialize_with = "values::mac")]
     pub mac: MacAddr,
-    /// L3 MTU in bytes, 68 to 65,535 (with a tap as uplink 65,521).
+    /// L3 MTU in bytes, 68 to 65,535 (with a tap as uplink 65,521, with AF_XDP 3,818).
     #[serde(
         default = "default_mtu",
         deserialize_with = "values::within::<_, u16, 68, 65_535>"
@@ -144,16 +145,14 @@ pub struct VnicConfig {
 }
 
 impl VnicConfig {
-    /// Queue pairs of the uplink: the vNIC's, unless a tap was given its own number.
+    /// Queue pairs of the uplink: the vNIC's, unless a tap or an interface was given its own
+    /// number.
     pub fn uplink_queue_pairs(&self) -> u16 {
         match &self.uplink {
-            UplinkConfig::Tap {
-                queues: Some(queues),
-                ..
-            } => *queues,
-            UplinkConfig::Tap { queues: None, .. } | UplinkConfig::VhostUser { .. } => {
-                self.queue_pairs
+            UplinkConfig::Tap { queues, .. } | UplinkConfig::Xdp { queues, .. } => {
+                queues.unwrap_or(self.queue_pairs)
             }
+            UplinkConfig::VhostUser { .. } => self.queue_pairs,
         }
     }
 }
@@ -188,6 +187,17 @@ pub enum UplinkConfig {
         socket: PathBuf,
         /// Who listens on it.
         mode: SocketMode,
+    },
+    /// A network card or a veth, by AF_XDP.
+    Xdp {
+        /// Interface name, 1 to 15 bytes.
+        interface: String,
+        /// Network namespace by its name under `/run/netns`.
+        netns: Option<String>,
+        /// Receive queues, 1 to 8; see [`VnicConfig::uplink_queue_pairs`].
+        queues: Option<u16>,
+        /// Whether frames are copied.
+        mode: CopyMode,
     },
 }
 

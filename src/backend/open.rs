@@ -16,7 +16,7 @@ use crate::flow::{
     flow_table,
 };
 use crate::packet::{MacAddr, PeerOffloads};
-use crate::port::{Device, Port, tap, vhost_user};
+use crate::port::{Device, Port, tap, vhost_user, xdp};
 
 /// A vNIC as control tells of it.
 pub(super) struct VnicInfo {
@@ -145,6 +145,9 @@ pub enum DeviceError {
     /// A tap uplink.
     #[error(transparent)]
     Tap(#[from] tap::TapError),
+    /// An AF_XDP uplink.
+    #[error(transparent)]
+    Xdp(#[from] xdp::XdpError),
 }
 
 type Opened = (Arc<dyn Device>, Vec<Box<dyn Port>>);
@@ -199,6 +202,22 @@ fn open_uplink(config: &VnicConfig) -> Result<Opened, DeviceError> {
                 netns: netns.clone(),
                 queues: config.uplink_queue_pairs(),
                 mtu: Some(config.mtu),
+            })?;
+            Ok((device, ports))
+        }
+        UplinkConfig::Xdp {
+            interface,
+            netns,
+            mode,
+            ..
+        } => {
+            let (device, ports) = xdp::open(&xdp::XdpConfig {
+                interface: interface.clone(),
+                netns: netns.clone(),
+                queues: config.uplink_queue_pairs(),
+                mode: *mode,
+                mac: config.mac,
+                mtu: config.mtu,
             })?;
             Ok((device, ports))
         }

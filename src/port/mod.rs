@@ -16,6 +16,7 @@ pub mod shared;
 pub mod tap;
 pub mod testing;
 pub mod vhost_user;
+pub mod xdp;
 
 use std::sync::Arc;
 
@@ -149,11 +150,11 @@ pub struct QueueStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeviceStatus {
-    /// `vhost-user` or `tap`.
+    /// `vhost-user`, `tap` or `xdp`.
     pub kind: String,
-    /// Socket path or device name.
+    /// Socket path or interface name.
     pub name: String,
-    /// Whether a peer is connected (tap: the link is up).
+    /// Whether a peer is connected (tap and xdp: the link is up).
     pub connected: bool,
     /// Negotiated feature names.
     pub features: Vec<String>,

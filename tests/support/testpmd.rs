@@ -43,6 +43,12 @@ impl TestpmdBuilder {
         self.device(&format!("{device},iface={interface}"), properties)
     }
 
+    /// A port on a network interface, by AF_XDP.
+    pub fn af_xdp(self, interface: &str, properties: &str) -> Self {
+        let device = format!("net_af_xdp{}", self.devices.len());
+        self.device(&format!("{device},iface={interface}"), properties)
+    }
+
     /// Runs it inside a namespace, whose interfaces it then finds.
     pub fn within(mut self, netns: &Netns) -> Self {
         self.netns = Some(netns.name().to_owned());

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Problem, Step};
 use super::{Config, ElementConfig, UplinkConfig, VNICS_MAX, VnicConfig};
-use crate::port::tap;
+use crate::port::{tap, xdp};
 
 /// Where a problem is, and what.
 type Found = (Vec<Step>, Problem);
@@ -40,7 +40,7 @@ pub(super) fn find_problem(config: &Config) -> Option<Found> {
 struct Used<'a> {
     elements: HashSet<&'a str>,
     sockets: HashMap<PathBuf, String>,
-    taps: HashMap<(&'a str, Option<&'a str>), String>,
+    interfaces: HashMap<(&'a str, Option<&'a str>), String>,
 }
 
 impl<'a> Used<'a> {
@@ -77,8 +77,17 @@ impl<'a> Used<'a> {
                 if vnic.mtu > tap::MTU_MAX {
                     return found(at, "mtu", Problem::TapMtu { mtu: vnic.mtu });
                 }
-                let problem = self.tap(name, netns.as_deref(), owner)?;
+                let problem = self.interface("tap", name, netns.as_deref(), owner)?;
                 found(&uplink_at, "name", problem)
+            }
+            UplinkConfig::Xdp {
+                interface, netns, ..
+            } => {
+                if vnic.mtu > xdp::MTU_MAX {
+                    return found(at, "mtu", Problem::XdpMtu { mtu: vnic.mtu });
+                }
+                let problem = self.interface("interface", interface, netns.as_deref(), owner)?;
+                found(&uplink_at, "interface", problem)
             }
             UplinkConfig::VhostUser { socket, .. } => {
                 let owner = format!("the uplink of {owner}");
@@ -96,13 +105,19 @@ impl<'a> Used<'a> {
         })
     }
 
-    fn tap(&mut self, name: &'a str, netns: Option<&'a str>, owner: String) -> Option<Problem> {
-        let other = self.taps.insert((name, netns), owner)?;
-        let tap = match netns {
+    fn interface(
+        &mut self,
+        what: &'static str,
+        name: &'a str,
+        netns: Option<&'a str>,
+        owner: String,
+    ) -> Option<Problem> {
+        let other = self.interfaces.insert((name, netns), owner)?;
+        let name = match netns {
             Some(netns) => format!("{name}` in netns `{netns}"),
             None => name.to_owned(),
         };
-        Some(Problem::DuplicateTap { tap, other })
+        Some(Problem::DuplicateInterface { what, name, other })
     }
 }
 

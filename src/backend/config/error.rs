@@ -130,17 +130,25 @@ pub enum Problem {
         /// Who uses it.
         other: String,
     },
-    /// Two vNICs with one tap.
-    #[error("tap `{tap}` is the uplink of {other} already: choose another")]
-    DuplicateTap {
+    /// Two vNICs with one tap or other interface.
+    #[error("{what} `{name}` is the uplink of {other} already: choose another")]
+    DuplicateInterface {
+        /// `tap` or `interface`.
+        what: &'static str,
         /// The interface, with its namespace.
-        tap: String,
+        name: String,
         /// Who uses it.
         other: String,
     },
     /// An MTU that the vNIC could have, but not its tap.
     #[error("an MTU of {mtu} with a tap as uplink: a tap takes at most {max}", max = crate::port::tap::MTU_MAX)]
     TapMtu {
+        /// What was asked for.
+        mtu: u16,
+    },
+    /// An MTU that the vNIC could have, but not AF_XDP.
+    #[error("an MTU of {mtu} with AF_XDP as uplink: it takes at most {max}", max = crate::port::xdp::MTU_MAX)]
+    XdpMtu {
         /// What was asked for.
         mtu: u16,
     },
