@@ -41,6 +41,15 @@ pub enum BackendError {
         #[source]
         source: DeviceError,
     },
+    /// The device of a shared uplink cannot be opened.
+    #[error("shared uplink {name}")]
+    SharedUplink {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: DeviceError,
+    },
     /// The control socket cannot be served.
     #[error("the control socket")]
     Control(#[from] SocketError),

@@ -127,11 +127,12 @@ mod tests {
         ) {
             for sample in samples(&payload) {
                 let whole = sample.build();
-                prop_assert!(partial(&whole).is_none() || {
+                let is_whole = partial(&whole).is_none() || {
                     let mut frame = whole.clone();
                     finish(&mut frame);
                     frame == whole
-                });
+                };
+                prop_assert!(is_whole);
             }
         }
 

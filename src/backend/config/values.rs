@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use super::{CopyMode, SocketMode, UplinkConfig};
-use crate::packet::MacAddr;
+use crate::packet::{MacAddr, VlanId};
 use crate::port::{netns, tap, xdp};
 
 /// The longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL.
@@ -47,19 +47,33 @@ pub(super) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
 
 /// The address of one vNIC.
 pub(super) fn mac<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
-    let mac = MacAddr::deserialize(from)?;
+    unicast(MacAddr::deserialize(from)?).map_err(D::Error::custom)
+}
+
+/// Further addresses of a vNIC.
+fn macs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<MacAddr>>, D::Error> {
+    let macs = Vec::<MacAddr>::deserialize(from)?;
+    let checked: Result<Vec<_>, _> = macs.into_iter().map(unicast).collect();
+    checked.map(Some).map_err(D::Error::custom)
+}
+
+fn unicast(mac: MacAddr) -> Result<MacAddr, String> {
     if mac == MacAddr::default() {
-        return Err(D::Error::custom(format!(
+        return Err(format!(
             "{mac} is the zero address: give the one the VMM gives the vNIC"
-        )));
+        ));
     }
     if mac.is_group() {
-        return Err(D::Error::custom(format!(
+        return Err(format!(
             "{mac} is a group address (its first octet is odd): give the one the VMM gives the \
              vNIC, such as 52:54:00:12:34:56"
-        )));
+        ));
     }
     Ok(mac)
+}
+
+fn device_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    name(from).map(Some)
 }
 
 /// The path of a socket, normalised.
@@ -106,6 +120,7 @@ enum UplinkType {
     Tap,
     VhostUser,
     Xdp,
+    Shared,
 }
 
 impl Display for UplinkType {
@@ -114,6 +129,7 @@ impl Display for UplinkType {
             Self::Tap => "tap",
             Self::VhostUser => "vhost-user",
             Self::Xdp => "xdp",
+            Self::Shared => "shared",
         })
     }
 }
@@ -135,6 +151,11 @@ pub(super) struct RawUplink {
     mode: Option<RawMode>,
     #[serde(default, deserialize_with = "interface_name")]
     interface: Option<String>,
+    #[serde(default, deserialize_with = "device_name")]
+    device: Option<String>,
+    vlan: Option<VlanId>,
+    #[serde(default, deserialize_with = "macs")]
+    extra_macs: Option<Vec<MacAddr>>,
 }
 
 /// `mode` as it is written: of a socket, or of AF_XDP.
@@ -181,6 +202,7 @@ impl TryFrom<RawUplink> for UplinkConfig {
             UplinkType::Tap => &["name", "netns", "queues"],
             UplinkType::VhostUser => &["socket", "mode"],
             UplinkType::Xdp => &["interface", "netns", "queues", "mode"],
+            UplinkType::Shared => &["device", "vlan", "extra-macs"],
         };
         let given = [
             ("socket", raw.socket.is_some()),
@@ -189,6 +211,9 @@ impl TryFrom<RawUplink> for UplinkConfig {
             ("interface", raw.interface.is_some()),
             ("netns", raw.netns.is_some()),
             ("queues", raw.queues.is_some()),
+            ("device", raw.device.is_some()),
+            ("vlan", raw.vlan.is_some()),
+            ("extra-macs", raw.extra_macs.is_some()),
         ];
         let foreign = |(key, given): &(&str, bool)| *given && !own.contains(key);
         if let Some((key, _)) = given.iter().find(|entry| foreign(entry)) {
@@ -213,6 +238,11 @@ impl TryFrom<RawUplink> for UplinkConfig {
                 netns: raw.netns,
                 queues: raw.queues,
                 mode: raw.mode.map_or(Ok(CopyMode::default()), RawMode::of_xdp)?,
+            }),
+            UplinkType::Shared => Ok(Self::Shared {
+                device: raw.device.ok_or_else(|| missing("device"))?,
+                vlan: raw.vlan,
+                extra_macs: raw.extra_macs.unwrap_or_default(),
             }),
         }
     }

@@ -39,7 +39,7 @@ impl Member {
         self.selector.vlan.map_or(0, u16::from)
     }
 
-    fn take_in(&mut self, parts: (&[u8], &[u8]), offload: Offload) {
+    fn take_in(&mut self, parts: Parts<'_>, offload: Offload) {
         if !self.inbox.push(parts, offload) {
             self.tally.lose();
             return;
@@ -79,8 +79,11 @@ enum Route {
     Refused,
 }
 
-/// A frame without the tag in front of its type, in two parts, and its offload.
-fn untagged<'a>(frame: &TxFrame<'a>) -> Option<((&'a [u8], &'a [u8]), Offload)> {
+/// A frame in two parts.
+type Parts<'a> = (&'a [u8], &'a [u8]);
+
+/// A frame without the tag in front of its type, and its offload.
+fn untagged<'a>(frame: &TxFrame<'a>) -> Option<(Parts<'a>, Offload)> {
     let front = frame.data.get(..MACS)?;
     let rest = frame.data.get(MACS + TAG..)?;
     Some(((front, rest), moved(frame.offload, -(TAG as i32))?))
@@ -247,9 +250,9 @@ impl Hub {
             report.refused |= u64::from(*route == Route::Refused) << index;
         }
         report.consumed = frames.len();
-        self.to_wire(frames, &routes, tag, &mut report);
+        self.send_out(frames, &routes, tag, &mut report);
         for (route, frame) in routes.iter().zip(&frames[..report.consumed]) {
-            self.to_members(place, vlan, *route, frame);
+            self.hand_around(place, vlan, *route, frame);
         }
         report
     }
@@ -270,7 +273,7 @@ impl Hub {
     }
 
     /// Sends what goes to the device; `report` then says where that was full.
-    fn to_wire(
+    fn send_out(
         &mut self,
         frames: &[TxFrame<'_>],
         routes: &[Route],
@@ -316,7 +319,7 @@ impl Hub {
     }
 
     /// Hands a frame that a member sent to the others whose it is.
-    fn to_members(&mut self, sender: Place, vlan: u16, route: Route, frame: &TxFrame<'_>) {
+    fn hand_around(&mut self, sender: Place, vlan: u16, route: Route, frame: &TxFrame<'_>) {
         let Self {
             members, selectors, ..
         } = self;
@@ -398,7 +401,7 @@ fn hand(
     false
 }
 
-fn push_parts(burst: &mut Burst, (front, rest): (&[u8], &[u8]), offload: Offload) -> bool {
+fn push_parts(burst: &mut Burst, (front, rest): Parts<'_>, offload: Offload) -> bool {
     let len = front.len() + rest.len();
     let Some(space) = burst.reserve(len) else {
         return false;

@@ -65,12 +65,11 @@ pub(super) struct SharedQueue {
 
 impl SharedQueue {
     pub(super) fn new(port: Box<dyn Port>) -> Self {
-        let queue = Self {
+        Self {
             running: AtomicBool::new(port.is_running()),
             transmits: AtomicBool::new(port.can_transmit()),
             hub: Mutex::new(Hub::new(port)),
-        };
-        queue
+        }
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {

@@ -221,6 +221,7 @@ impl Port for XdpPort {
         TxReport {
             consumed,
             too_large,
+            ..TxReport::default()
         }
     }
 
