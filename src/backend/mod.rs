@@ -39,7 +39,7 @@ pub enum BackendError {
         vnic: String,
         /// Why.
         #[source]
-        source: DeviceError,
+        source: Box<DeviceError>,
     },
     /// The device of a shared uplink cannot be opened.
     #[error("shared uplink {name}")]
@@ -48,7 +48,7 @@ pub enum BackendError {
         name: String,
         /// Why.
         #[source]
-        source: DeviceError,
+        source: Box<DeviceError>,
     },
     /// The control socket cannot be served.
     #[error("the control socket")]

@@ -104,7 +104,7 @@ fn open_element(
         let (vnic, info) = open_vnic(vnic, shared).map_err(|source| BackendError::Device {
             element: config.name.clone(),
             vnic: vnic.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         vnics.push(vnic);
         infos.push(info);
@@ -174,7 +174,7 @@ fn open_shared(config: &Config) -> Result<SharedDevices, BackendError> {
         let opened = open_device(&shared.device, queues, shared.mtu, of_none);
         let opened = opened.map_err(|source| BackendError::SharedUplink {
             name: shared.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         Ok((shared.name.clone(), SharedDevice::new(opened)))
     };
