@@ -305,6 +305,9 @@ pub struct DeviceReport {
     /// How often a ring was stopped by fault.
     #[serde(with = "u64_text")]
     pub faults: u64,
+    /// Frames of a shared device that are no vNIC's.
+    #[serde(with = "u64_text")]
+    pub unclaimed: u64,
     /// Its queue pairs.
     #[serde(default)]
     pub queue: Vec<Queue>,
@@ -319,6 +322,7 @@ impl From<&DeviceStatus> for DeviceReport {
             feature: status.features.clone(),
             connections: status.connections,
             faults: status.faults,
+            unclaimed: status.unclaimed,
             queue: status.queues.iter().map(Queue::from).collect(),
         }
     }

@@ -162,6 +162,8 @@ pub struct DeviceStatus {
     pub connections: u64,
     /// How often a ring was stopped by fault.
     pub faults: u64,
+    /// Frames of a shared device that are no vNIC's.
+    pub unclaimed: u64,
     /// One entry per queue pair.
     pub queues: Vec<QueueStatus>,
 }

@@ -71,7 +71,11 @@ fn addresses_may_be_the_same_in_another_vlan_and_on_another_device() {
 fn what_cannot_be_shared_is_refused_at_its_line() {
     let uplink = |keys: &str| format!("uplink = {{ type = 'shared', {keys} }}");
     for (number, line, words) in [
-        (6, "name = 'phys0'".to_owned(), "another shared uplink `phys0`"),
+        (
+            6,
+            "name = 'phys0'".to_owned(),
+            "another shared uplink `phys0`",
+        ),
         (
             7,
             "device = { type = 'shared', device = 'phys0' }".to_owned(),
@@ -84,11 +88,31 @@ fn what_cannot_be_shared_is_refused_at_its_line() {
         ),
         (7, "devices = 1".to_owned(), "unknown field `devices`"),
         (14, "mtu = 3001".to_owned(), "which has 3000"),
-        (22, uplink("device = 'phys2'"), "no [[shared-uplink]] named `phys2`"),
-        (22, uplink("vlan = 20"), "type shared needs the key `device`"),
-        (22, uplink("device = 'phys0', vlan = 4095"), "4095 is not a VLAN id"),
-        (22, uplink("device = 'phys0', vlan = 0"), "0 is not a VLAN id"),
-        (22, uplink("device = 'phys0', name = 'x'"), "type shared has no key `name`"),
+        (
+            22,
+            uplink("device = 'phys2'"),
+            "no [[shared-uplink]] named `phys2`",
+        ),
+        (
+            22,
+            uplink("vlan = 20"),
+            "type shared needs the key `device`",
+        ),
+        (
+            22,
+            uplink("device = 'phys0', vlan = 4095"),
+            "4095 is not a VLAN id",
+        ),
+        (
+            22,
+            uplink("device = 'phys0', vlan = 0"),
+            "0 is not a VLAN id",
+        ),
+        (
+            22,
+            uplink("device = 'phys0', name = 'x'"),
+            "type shared has no key `name`",
+        ),
         (
             22,
             uplink("device = 'phys0', extra-macs = ['01:00:5e:00:00:01']"),

@@ -206,15 +206,17 @@ impl Drop for MemberPort {
 /// A member's device: the shared one, with the member's own counters.
 pub(super) struct MemberDevice {
     pub(super) device: Arc<dyn Device>,
-    pub(super) tallies: Vec<Arc<Tally>>,
+    pub(super) queues: Vec<(Arc<SharedQueue>, Arc<Tally>)>,
 }
 
 impl Device for MemberDevice {
     fn status(&self) -> DeviceStatus {
         let status = self.device.status();
-        let queues = status.queues.into_iter().zip(&self.tallies);
+        let queues = status.queues.into_iter().zip(&self.queues);
+        let own = queues.map(|(queue, (_, tally))| tally.status(queue));
         DeviceStatus {
-            queues: queues.map(|(queue, tally)| tally.status(queue)).collect(),
+            queues: own.collect(),
+            unclaimed: self.queues.iter().map(|(queue, _)| queue.unclaimed()).sum(),
             ..status
         }
     }

@@ -55,21 +55,16 @@ impl SharedDevice {
     /// Another member has one of its addresses in the same VLAN, or descriptors ran out.
     pub fn join(&self, selector: &Selector) -> Result<Opened, JoinError> {
         let mut ports: Vec<Box<dyn Port>> = Vec::new();
-        let mut tallies = Vec::new();
+        let mut queues = Vec::new();
         for queue in &self.queues {
             let tally = Arc::default();
             ports.push(Box::new(queue.join(selector.clone(), Arc::clone(&tally))?));
-            tallies.push(tally);
+            queues.push((queue.clone(), tally));
         }
         let device = member::MemberDevice {
             device: self.device.clone(),
-            tallies,
+            queues,
         };
         Ok((Arc::new(device), ports))
-    }
-
-    /// Frames from the device that no member's selector takes.
-    pub fn unclaimed(&self) -> u64 {
-        self.queues.iter().map(|queue| queue.unclaimed()).sum()
     }
 }

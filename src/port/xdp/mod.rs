@@ -230,6 +230,7 @@ impl Device for Xdp {
             features: self.features.clone(),
             connections: 1,
             faults: u64::from(link == Link::Gone),
+            unclaimed: 0,
             queues: (0..)
                 .zip(&self.queues)
                 .map(|(number, queue)| queue.status(number, link))
