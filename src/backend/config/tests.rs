@@ -377,8 +377,8 @@ fn an_af_xdp_uplink_that_cannot_be_is_refused() {
     let (_, problem) = refusal(&long);
     assert_eq!(problem, Problem::XdpMtu { mtu: 3_819 });
     refused_at(
-        25,
-        "type = 'vhost-user'\nmode = 'copy'",
+        24,
+        "[element.vnic.uplink]\nmode = 'copy'",
         "\"server\" or \"client\"",
     );
 }
