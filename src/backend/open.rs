@@ -147,7 +147,7 @@ pub enum DeviceError {
     Tap(#[from] tap::TapError),
     /// An AF_XDP uplink.
     #[error(transparent)]
-    Xdp(#[from] xdp::XdpError),
+    Xdp(#[from] Box<xdp::XdpError>),
 }
 
 type Opened = (Arc<dyn Device>, Vec<Box<dyn Port>>);
@@ -218,7 +218,8 @@ fn open_uplink(config: &VnicConfig) -> Result<Opened, DeviceError> {
                 mode: *mode,
                 mac: config.mac,
                 mtu: config.mtu,
-            })?;
+            })
+            .map_err(Box::new)?;
             Ok((device, ports))
         }
     }
