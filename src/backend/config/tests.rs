@@ -376,11 +376,8 @@ fn an_af_xdp_uplink_that_cannot_be_is_refused() {
     );
     let (_, problem) = refusal(&long);
     assert_eq!(problem, Problem::XdpMtu { mtu: 3_819 });
-    refused_at(
-        25,
-        "type = 'vhost-user'\nmode = 'copy'",
-        "\"server\" or \"client\"",
-    );
+    let (_, problem) = refusal(&with_line(25, "type = 'vhost-user'\nmode = 'copy'"));
+    assert!(problem.to_string().contains("\"server\" or \"client\""));
 }
 
 #[test]
