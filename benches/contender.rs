@@ -23,6 +23,7 @@ const GENERATOR_LCORES: &str = "0@0,1@0";
 const WARM_UP: Duration = Duration::from_millis(400);
 const SAMPLE: Duration = Duration::from_secs(1);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+const LEARN_DEADLINE: Duration = Duration::from_secs(60);
 /// Features of the generator's ports, the same for every backend.
 const FEATURES: &str = "queues=1,mrg_rxbuf=1,in_order=0,packed_vq=0";
 
@@ -134,8 +135,24 @@ impl Contender {
             generator,
             ports: load.ports(),
         };
-        contender.rest();
+        contender.learn();
         contender
+    }
+
+    /// A switch learns each flow from its first frame: that is not measured.
+    fn learn(&mut self) {
+        if let Backend::Ovs(ovs) = &mut self.backend {
+            self.generator.forward();
+            let mut before = 0;
+            eventually(LEARN_DEADLINE, "the switch has learned all flows", || {
+                pause(SAMPLE);
+                let learned = ovs.learned();
+                let grown = learned.abs_diff(std::mem::replace(&mut before, learned));
+                learned > 0 && grown <= learned / 50
+            });
+            self.generator.stop();
+        }
+        self.rest();
     }
 
     /// Gives it the CPUs, measures for a second, takes them away.

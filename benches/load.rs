@@ -10,8 +10,8 @@ use std::path::Path;
 pub const FLOWGEN_MAC: &str = "00:01:02:03:04:01";
 /// flowgen's first destination; flow n goes to the n-th address from here.
 const FIRST: u32 = 0x0afd_0000;
-/// Sessions a request: some 2 MB, half of what a request may have.
-const PAGE: u32 = 4096;
+/// Sessions a request: the most it may have.
+const PAGE: u32 = 1024;
 
 /// Destination of flowgen's flow `number`.
 pub fn destination(number: u32) -> Ipv4Addr {

@@ -75,6 +75,9 @@ impl Ovs {
                 "other_config:dpdk-init=true",
                 &format!("other_config:dpdk-socket-mem={MEMORY_MIB}"),
                 "other_config:dpdk-extra=--in-memory --no-pci",
+                // Rules it has learned stay, also while it is stopped for others' turns.
+                "other_config:max-idle=3600000",
+                "other_config:flow-limit=1000000",
                 &settings[0],
                 &settings[1],
             ],
@@ -144,6 +147,14 @@ impl Ovs {
             &format!("unix:{}", management.display()),
             file.to_str().unwrap(),
         ]);
+    }
+
+    /// How many flows its datapath has learned from the rules.
+    pub fn learned(&self) -> u64 {
+        let text = self.appctl(&["upcall/show"]);
+        let count = text.split("(current ").nth(1);
+        let count = count.and_then(|rest| rest.split(')').next()?.parse().ok());
+        count.unwrap_or_else(|| panic!("no count of flows in:\n{text}"))
     }
 
     /// A command to the daemon, such as `dpif-netdev/pmd-stats-show`.
