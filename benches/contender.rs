@@ -159,7 +159,7 @@ impl Contender {
     pub fn sample(&mut self) -> Sample {
         match &mut self.backend {
             Backend::Shunt(_) => {}
-            Backend::Ovs(ovs) => ovs.process().signal(libc::SIGCONT),
+            Backend::Ovs(ovs) => ovs.resume(),
             Backend::Testpmd(testpmd) => testpmd.forward(),
         }
         self.generator.forward();
@@ -187,7 +187,7 @@ impl Contender {
         match &mut self.backend {
             // It sleeps by itself.
             Backend::Shunt(_) => {}
-            Backend::Ovs(ovs) => ovs.process().signal(libc::SIGSTOP),
+            Backend::Ovs(ovs) => ovs.rest(),
             Backend::Testpmd(testpmd) => testpmd.stop(),
         }
     }
