@@ -466,6 +466,9 @@ pub struct Statistics {
     /// Packets parked now, while their flows drain.
     #[serde(with = "u64_text")]
     pub parked: u64,
+    /// Nanoseconds its worker spent on rounds that moved its frames.
+    #[serde(default, with = "u64_text")]
+    pub busy_ns: u64,
     /// Packets handed to the guest, by reason.
     #[serde(default)]
     pub punted: Vec<Count>,

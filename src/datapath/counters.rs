@@ -50,11 +50,39 @@ pub struct Wire {
     pub bytes: u32,
 }
 
+/// What several frames are on the wire.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    #[inline]
+    pub(super) fn add(&mut self, wire: Wire) {
+        self.packets += u64::from(wire.packets);
+        self.bytes += u64::from(wire.bytes);
+    }
+}
+
 impl Traffic {
     #[inline]
     pub(super) fn add(&self, wire: Wire) {
         self.packets.add(u64::from(wire.packets));
         self.bytes.add(u64::from(wire.bytes));
+    }
+
+    #[inline]
+    pub(super) fn add_sum(&self, sum: Sum) {
+        self.packets.add(sum.packets);
+        self.bytes.add(sum.bytes);
+    }
+
+    #[inline]
+    pub(super) fn add_all(&self, wires: &[Wire]) {
+        let mut sum = Sum::default();
+        wires.iter().for_each(|wire| sum.add(*wire));
+        self.add_sum(sum);
     }
 
     fn snapshot(&self) -> TrafficSnapshot {

@@ -1,6 +1,8 @@
 //! The way of a burst that came from an uplink (DESIGN section 4 steps 1 to 7).
 
-use super::counters::Wire;
+use std::cell::Cell;
+
+use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, deliver};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
@@ -20,6 +22,8 @@ enum Fate<'p> {
 struct Sorted {
     parsed: [Result<Parsed, PuntReason>; Burst::FRAMES_MAX],
     wire: [Wire; Burst::FRAMES_MAX],
+    /// The egress asked about last, and whether it can transmit.
+    reached: Cell<Option<(VnicId, bool)>>,
 }
 
 impl Lane {
@@ -45,8 +49,11 @@ impl Lane {
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, &sorted, count);
         let fates = &mut fates[..count];
+        self.pipe
+            .counters
+            .from_uplink
+            .add_all(&sorted.wire[..count]);
         for index in 0..count {
-            self.pipe.counters.from_uplink.add(sorted.wire[index]);
             fates[index] = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
         }
         self.pipe.forward(fates, &sorted, ingoing, bench);
@@ -60,6 +67,7 @@ fn sort(burst: &Burst, vnic: VnicId) -> Sorted {
     let mut sorted = Sorted {
         parsed: [Err(PuntReason::Miss); Burst::FRAMES_MAX],
         wire: [Wire::default(); Burst::FRAMES_MAX],
+        reached: Cell::new(None),
     };
     for index in 0..burst.len() {
         let frame = burst.frame(index);
@@ -164,10 +172,22 @@ impl Pipe {
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
             (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
-            (None, _) => match self.vnics.get(usize::from(spec.egress.0)) {
-                Some(egress) if egress.uplink.can_transmit() => fate,
-                _ => Fate::Punt(PuntReason::EgressGone),
-            },
+            (None, _) if self.can_reach(spec.egress, sorted) => fate,
+            (None, _) => Fate::Punt(PuntReason::EgressGone),
+        }
+    }
+
+    /// Whether an egress can transmit: asked once for a run of frames to the same one.
+    #[inline]
+    fn can_reach(&self, egress: VnicId, sorted: &Sorted) -> bool {
+        match sorted.reached.get() {
+            Some((last, can)) if last == egress => can,
+            _ => {
+                let vnic = self.vnics.get(usize::from(egress.0));
+                let can = vnic.is_some_and(|vnic| vnic.uplink.can_transmit());
+                sorted.reached.set(Some((egress, can)));
+                can
+            }
         }
     }
 
@@ -301,12 +321,13 @@ impl Pipe {
         });
         let now_ms = ingoing.now.millis() as u32;
         let counters = &self.counters;
+        let mut forwarded = Sum::default();
         deliver(port, &frames[..count], adapted, |place, outcome| {
             let index = usize::from(places[place]);
             let wire = sorted.wire[index];
             match (outcome, &fates[index]) {
                 (Outcome::Delivered, Fate::Forward(flow)) => {
-                    counters.forwarded.add(wire);
+                    forwarded.add(wire);
                     flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
                     if let Ok(parsed) = &sorted.parsed[index]
                         && let Some((seq, ack, window)) = parsed.tcp_position(frames[place].data)
@@ -318,6 +339,7 @@ impl Pipe {
                 (Outcome::Delivered, _) => {}
             }
         });
+        counters.forwarded.add_sum(forwarded);
         taken
     }
 
