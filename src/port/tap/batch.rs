@@ -40,7 +40,7 @@ enum State {
     Untried,
     /// The kernel has none for us.
     Refused,
-    Open(Batch),
+    Open(Box<Batch>),
 }
 
 thread_local! {
@@ -67,7 +67,7 @@ pub(super) fn with<T>(work: impl FnOnce(&mut Batch) -> T) -> Option<T> {
 
 fn open() -> State {
     match Batch::new() {
-        Ok(batch) => State::Open(batch),
+        Ok(batch) => State::Open(Box::new(batch)),
         Err(error) => {
             log::info!("{WITHOUT}: {error}");
             State::Refused
