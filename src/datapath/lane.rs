@@ -75,10 +75,12 @@ impl Vnic {
         let Some(port) = self.guest.ports.first() else {
             return;
         };
+        // A guest that is absent gets nothing, so nothing need be finished for it: what goes
+        // around it may stay whole.
         let accepts = if port.is_running() {
             port.peer()
         } else {
-            PeerOffloads::default()
+            PeerOffloads::ALL
         };
         if accepts != self.told {
             self.uplink_device.set_far_side(accepts);
