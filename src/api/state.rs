@@ -462,6 +462,9 @@ pub struct Statistics {
     /// Packets parked now, while their flows drain.
     #[serde(with = "u64_text")]
     pub parked: u64,
+    /// CPU time of workers spent on the element, nanoseconds.
+    #[serde(with = "u64_text")]
+    pub cpu_time: u64,
     /// Packets handed to the guest, by reason.
     #[serde(default)]
     pub punted: Vec<Count>,
