@@ -83,6 +83,8 @@ pub struct ElementCounters {
     drops: Reasons<{ DropReason::COUNT }>,
     /// Packets parked now.
     pub parked: Counter,
+    /// Nanoseconds spent on bursts that found something.
+    pub busy_ns: Counter,
     /// CPU time of its worker spent on this element, nanoseconds: also on looking in vain and
     /// on wake-ups.
     pub cpu_ns: Counter,
@@ -185,6 +187,7 @@ impl ElementCounters {
                 .map(|r| (*r, self.drops.0[r.index()].get()))
                 .collect(),
             parked: self.parked.get(),
+            busy_ns: self.busy_ns.get(),
             cpu_ns: self.cpu_ns.get(),
             hand_over: self.hand_over.get(),
         }
@@ -219,6 +222,8 @@ pub struct Snapshot {
     pub drops: Vec<(DropReason, u64)>,
     /// Packets parked now.
     pub parked: u64,
+    /// Nanoseconds of useful work.
+    pub busy_ns: u64,
     /// CPU time spent on the element, nanoseconds.
     pub cpu_ns: u64,
     /// How sessions moved to the fast path.

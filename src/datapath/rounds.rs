@@ -64,6 +64,10 @@ impl<T: Time> Rounds<T> {
             let began = self.now;
             let turn = lane.turn(&mut self.bench, began, crowd, &self.time);
             self.now = turn.end;
+            if turn.frames > 0 {
+                let took = turn.end.since(began).as_nanos() as u64;
+                lane.pipe.counters.busy_ns.add(took);
+            }
             lane.pace.looked(began, turn.end, turn.frames);
             let own = match (turn.drained, lane.awake) {
                 (false, _) => Outlook::Work,
