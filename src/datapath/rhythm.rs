@@ -6,7 +6,8 @@
 //! nothing. Where little comes, naps would be wake-ups for nothing, and asking is cheaper.
 //!
 //! *Promises*: a nap is at most [`NAP_MAX`], and shorter when more than [`NAP_FRAMES`] would
-//! come during it; naps go on only while about half of them find something.
+//! come during it; naps go on only while about half of them find something
+//! and notifications would be as many.
 //! *Refuses*: nothing. *Caller's duty*: report every look. *Standard*: none.
 
 use std::time::Duration;
@@ -26,8 +27,11 @@ const SAMPLE_MIN: Duration = Duration::from_micros(5);
 /// One, in the parts that levels are kept in.
 const ONE: u64 = 1_024;
 /// Naps begin and end at these chances of finding something.
-const NAPS_BEGIN: u64 = ONE / 2;
-const NAPS_END: u64 = ONE * 3 / 8;
+const CHANCE_BEGIN: u64 = ONE / 2;
+const CHANCE_END: u64 = ONE * 3 / 8;
+/// And at these frames a nap: below, as many notifications cost less.
+const RATE_BEGIN: u64 = ONE * 3 / 4;
+const RATE_END: u64 = ONE * 5 / 8;
 
 /// What is known of a lane's arrivals.
 #[derive(Debug, Default)]
@@ -80,8 +84,11 @@ impl Rhythm {
 
     /// How long to nap; `None`: rather ask for a notification.
     pub(super) fn nap(&mut self) -> Option<Duration> {
-        let bound = if self.napping { NAPS_END } else { NAPS_BEGIN };
-        self.napping = self.chance >= bound;
+        let (chance, rate) = match self.napping {
+            true => (CHANCE_END, RATE_END),
+            false => (CHANCE_BEGIN, RATE_BEGIN),
+        };
+        self.napping = self.chance >= chance && self.rate >= rate;
         self.napping.then(|| {
             let longest = NAP_MAX.as_nanos() as u64;
             let length = longest * NAP_FRAMES * ONE / self.rate.max(NAP_FRAMES * ONE);
@@ -155,7 +162,7 @@ mod tests {
 
     #[test]
     fn seldom_frames_wake_by_notification() {
-        for gap in [1_000_000, 300_000] {
+        for gap in [1_000_000, 300_000, 100_000] {
             let (naps, sleeps) = live(&every(gap, 1_000), 5_000);
             assert!(
                 naps < 20 && sleeps > 950,
