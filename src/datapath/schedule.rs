@@ -17,11 +17,11 @@ use crate::flow::Moment;
 /// A turn: one or two full bursts, so that turning costs little and nobody waits for long.
 const QUANTUM: i64 = 20_000;
 /// The part of the worker that punts get while offloaded traffic waits.
-pub(super) const PUNTS_PART: i64 = 20;
+pub(super) const PUNTS_PART: i64 = 25;
 /// Punting time saved, at most.
 const PUNTS_DEPTH: i64 = 40_000;
 /// What may be owed: a thread that was set aside for a while is no element's fault.
-const DEBT_MAX: i64 = 10 * QUANTUM;
+const DEBT_MAX: i64 = 1_000_000;
 
 /// Frames in a burst that show a backlog: what is polled in time comes in smaller ones.
 const BACKLOG: i64 = 16;
