@@ -205,7 +205,7 @@ impl Contender {
             Backend::Shunt(shunt) => {
                 let path = "/restconf/data/shunt-offload:state/element=router/statistics";
                 let answer = shunt.control().get(path);
-                let text = &answer["shunt-offload:statistics"]["busy-ns"];
+                let text = &answer["shunt-offload:statistics"]["busy-time"];
                 Some(text.as_str().expect("a counter").parse().expect("a number"))
             }
             Backend::Ovs(ovs) => {

@@ -69,7 +69,8 @@ pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
         .enumerate()
         .map(|(number, lanes)| {
             let reporter = preparation.reporter();
-            Worker::start(&format!("worker-{number}"), clock, lanes, reporter)
+            let name = format!("worker-{number}");
+            Worker::start(&name, clock, config.backend.polling, lanes, reporter)
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(threads)?;
@@ -129,6 +130,7 @@ fn open_element(
         vnics,
         counters.clone(),
         book.signals(),
+        config.punt_rate,
     );
     let info = ElementInfo {
         name: config.name.clone(),

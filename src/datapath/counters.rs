@@ -111,8 +111,11 @@ pub struct ElementCounters {
     drops: Reasons<{ DropReason::COUNT }>,
     /// Packets parked now.
     pub parked: Counter,
-    /// Nanoseconds spent on rounds that found something.
+    /// Nanoseconds spent on bursts that found something.
     pub busy_ns: Counter,
+    /// CPU time of its worker spent on this element, nanoseconds: also on looking in vain and
+    /// on wake-ups.
+    pub cpu_ns: Counter,
     hand_over: HandOverCounters,
 }
 
@@ -213,6 +216,7 @@ impl ElementCounters {
                 .collect(),
             parked: self.parked.get(),
             busy_ns: self.busy_ns.get(),
+            cpu_ns: self.cpu_ns.get(),
             hand_over: self.hand_over.get(),
         }
     }
@@ -248,6 +252,8 @@ pub struct Snapshot {
     pub parked: u64,
     /// Nanoseconds of useful work.
     pub busy_ns: u64,
+    /// CPU time spent on the element, nanoseconds.
+    pub cpu_ns: u64,
     /// How sessions moved to the fast path.
     pub hand_over: HandOverStats,
 }

@@ -7,7 +7,9 @@ use super::deliver::{Outcome, deliver};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
-use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
+use crate::packet::{
+    Burst, DropReason, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
+};
 
 /// What is decided for a frame of the burst.
 #[derive(Clone, Copy)]
@@ -283,6 +285,7 @@ impl Pipe {
                 }
             }
         }
+        self.mix.hits += waiting.count_ones() as usize;
         while waiting != 0 {
             waiting &= !self.forward_to_one(fates, sorted, waiting, ingoing, bench);
         }
@@ -378,6 +381,10 @@ impl Pipe {
         if count == 0 {
             return;
         }
+        self.mix.punts += count;
+        if !self.meter.is_open() {
+            count = self.meter_out(&mut frames[..count], &mut reasons, sorted, ingoing.now);
+        }
         let port = self.vnics[ingoing.vnic].guest.toward(ingoing.queue);
         let counters = &self.counters;
         deliver(port, &frames[..count], adapted, |place, outcome| {
@@ -388,6 +395,36 @@ impl Pipe {
                 Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
             }
         });
+    }
+}
+
+impl Pipe {
+    /// Keeps of a burst's punts those that the element's meter lets pass, in their order, and
+    /// says how many; the others are lost, counted.
+    fn meter_out(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        reasons: &mut [(PuntReason, u8); Burst::FRAMES_MAX],
+        sorted: &Sorted,
+        now: Moment,
+    ) -> usize {
+        let asked = |place: usize| {
+            let (reason, index) = reasons[place];
+            (reason.share(), sorted.wire[usize::from(index)].packets)
+        };
+        let admitted = self.meter.admit(frames.len(), asked, now);
+        let mut kept = 0;
+        for place in 0..frames.len() {
+            if admitted >> place & 1 != 0 {
+                frames[kept] = frames[place];
+                reasons[kept] = reasons[place];
+                kept += 1;
+            } else {
+                let wire = sorted.wire[usize::from(reasons[place].1)];
+                self.counters.lose(DropReason::PuntMeter, wire);
+            }
+        }
+        kept
     }
 }
 

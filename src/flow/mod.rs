@@ -11,6 +11,7 @@ mod buckets;
 mod epoch;
 pub mod hand_over;
 pub mod hash;
+pub mod meter;
 #[cfg(test)]
 #[cfg(shunt_loom)]
 mod model;
@@ -32,6 +33,7 @@ pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
 };
 pub use hash::HashSeed;
+pub use meter::TokenBucket;
 pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
 pub use sessions::{
