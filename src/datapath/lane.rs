@@ -5,6 +5,7 @@
 //! *Refuses*: nothing.
 //! *Caller's duty*: `Lane::turn` belongs to one thread.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,17 +25,13 @@ use crate::flow::{FlowEvent, Moment, TableReader};
 use crate::packet::{Burst, MacAddr, PeerOffloads};
 use crate::port::{Armed, Device, PollRegistry, Poller, Port};
 
-/// One side of a vNIC: a device's queue pairs.
-pub struct Side {
+/// One side of a vNIC: a device's queue pairs, in order.
+#[derive(Default)]
+pub(super) struct Side {
     ports: Vec<Box<dyn Port>>,
 }
 
 impl Side {
-    /// A side with the ports of one device, in queue order; at least one.
-    pub fn new(ports: Vec<Box<dyn Port>>) -> Self {
-        Self { ports }
-    }
-
     /// The port for traffic that came in by queue pair `queue` of the other side: the same
     /// number if it runs here, else the first that runs, so that a flow keeps its queue.
     pub(super) fn toward(&mut self, queue: usize) -> Option<&mut dyn Port> {
@@ -59,21 +56,54 @@ impl Side {
     }
 }
 
-/// A vNIC as the datapath knows it.
+/// A vNIC as the datapath knows it. One without ports is an empty place among others.
+#[derive(Default)]
 pub struct Vnic {
     /// The MAC its guest uses.
-    pub mac: MacAddr,
+    pub(super) mac: MacAddr,
     /// The element's side.
-    pub guest: Side,
+    pub(super) guest: Side,
     /// The physical side.
-    pub uplink: Side,
+    pub(super) uplink: Side,
     /// The uplink's device, told what the guest takes.
-    pub uplink_device: Arc<dyn Device>,
+    uplink_device: Option<Arc<dyn Device>>,
     /// What it was told last.
-    pub told: PeerOffloads,
+    told: PeerOffloads,
 }
 
 impl Vnic {
+    /// A vNIC whose guest uses `mac`, with the ports of both sides' devices in queue order.
+    pub fn new(
+        mac: MacAddr,
+        guest: Vec<Box<dyn Port>>,
+        (uplink_device, uplink): (Arc<dyn Device>, Vec<Box<dyn Port>>),
+    ) -> Self {
+        Self {
+            mac,
+            guest: Side { ports: guest },
+            uplink: Side { ports: uplink },
+            uplink_device: Some(uplink_device),
+            told: PeerOffloads::default(),
+        }
+    }
+
+    fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
+        let Self { guest, uplink, .. } = self;
+        uplink.ports.iter_mut().chain(guest.ports.iter_mut())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.guest.ports.is_empty() && self.uplink.ports.is_empty()
+    }
+
+    /// Registers all ports with a worker's poller under `token`.
+    fn attach(&mut self, set: &Arc<EpollSet>, token: u64) -> io::Result<()> {
+        self.ports().try_for_each(|port| {
+            let registry: Arc<dyn PollRegistry> = set.clone();
+            port.attach(Poller::new(registry, token))
+        })
+    }
+
     /// Tells the uplink's device when the guest's negotiated offloads have changed.
     fn tell_far_side(&mut self) {
         let Some(port) = self.guest.ports.first() else {
@@ -87,7 +117,9 @@ impl Vnic {
             PeerOffloads::ALL
         };
         if accepts != self.told {
-            self.uplink_device.set_far_side(accepts);
+            if let Some(device) = &self.uplink_device {
+                device.set_far_side(accepts);
+            }
             self.told = accepts;
         }
     }
@@ -236,12 +268,34 @@ impl Lane {
     }
 
     /// Registers all ports with a worker's poller under `token`.
-    pub(super) fn attach(&mut self, set: &Arc<EpollSet>, token: u64) -> std::io::Result<()> {
-        for port in self.ports() {
-            let registry: Arc<dyn PollRegistry> = set.clone();
-            port.attach(Poller::new(registry, token))?;
+    pub(super) fn attach(&mut self, set: &Arc<EpollSet>, token: u64) -> io::Result<()> {
+        let mut vnics = self.pipe.vnics.iter_mut();
+        vnics.try_for_each(|vnic| vnic.attach(set, token))
+    }
+
+    /// Puts a vNIC at an empty place, or behind the last one.
+    pub(super) fn plug(
+        &mut self,
+        at: usize,
+        mut vnic: Vnic,
+        set: &Arc<EpollSet>,
+        token: u64,
+    ) -> io::Result<()> {
+        vnic.attach(set, token)?;
+        if self.pipe.vnics.len() <= at {
+            self.pipe.vnics.resize_with(at + 1, Vnic::default);
         }
+        self.pipe.vnics[at] = vnic;
+        // It may sleep, and then has armed the others only.
+        self.awake = true;
+        self.disarm();
         Ok(())
+    }
+
+    /// Leaves the place of a vNIC empty and gives the vNIC.
+    pub(super) fn unplug(&mut self, at: usize) -> Option<Vnic> {
+        let vnic = self.pipe.vnics.get_mut(at).map(std::mem::take)?;
+        (!vnic.is_empty()).then_some(vnic)
     }
 
     /// One turn: bursts from its queues in rotation until all are empty or the time is up.
@@ -365,12 +419,6 @@ impl Lane {
     }
 
     fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
-        let vnics = self.pipe.vnics.iter_mut();
-        vnics.flat_map(|vnic| {
-            vnic.uplink
-                .ports
-                .iter_mut()
-                .chain(vnic.guest.ports.iter_mut())
-        })
+        self.pipe.vnics.iter_mut().flat_map(Vnic::ports)
     }
 }

@@ -18,6 +18,7 @@ mod from_guest;
 mod from_uplink;
 pub mod keeper;
 pub mod lane;
+pub mod lanes;
 pub mod pace;
 mod parking;
 pub mod poller;

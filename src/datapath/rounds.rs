@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::clock::Time;
 use super::cpu::Ledger;
 use super::lane::{Bench, Lane};
+use super::lanes::Lanes;
 use super::pace::{Polling, Rest};
 use super::schedule::Crowd;
 use crate::flow::Moment;
@@ -27,7 +28,7 @@ pub(super) enum Outlook {
 
 /// A worker's lanes and what it lends them.
 pub(super) struct Rounds<T> {
-    pub(super) lanes: Vec<Lane>,
+    pub(super) lanes: Lanes,
     pub(super) time: T,
     bench: Bench,
     polling: Polling,
@@ -37,7 +38,7 @@ pub(super) struct Rounds<T> {
 
 impl<T: Time> Rounds<T> {
     /// Lanes that have not run yet.
-    pub(super) fn new(lanes: Vec<Lane>, bench: Bench, time: T, polling: Polling) -> Self {
+    pub(super) fn new(lanes: Lanes, bench: Bench, time: T, polling: Polling) -> Self {
         let now = time.now();
         Self {
             lanes,
@@ -51,12 +52,12 @@ impl<T: Time> Rounds<T> {
     /// Gives every lane that is awake, or has something due, its turn.
     pub(super) fn round(&mut self) -> Outlook {
         let mut crowd = Crowd::default();
-        for lane in &self.lanes {
+        for lane in self.lanes.iter() {
             lane.account.join(&mut crowd);
         }
         let mut outlook = Outlook::Sleep;
         self.now = self.time.now();
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut() {
             let due = lane.next_deadline().is_some_and(|due| due <= self.now);
             if !lane.awake && !due {
                 continue;
@@ -87,16 +88,11 @@ impl<T: Time> Rounds<T> {
     /// Wakes the lane with that number, or all if there is none with it.
     pub(super) fn wake(&mut self, number: u64) {
         let now = self.time.now();
-        let woken = match usize::try_from(number) {
-            Ok(index) if index < self.lanes.len() => &mut self.lanes[index..=index],
+        let own = usize::try_from(number).ok();
+        match own.and_then(|place| self.lanes.at(place)) {
+            Some(lane) => rouse(lane, now),
             // The bell says nothing about which lane: a ring may have started anywhere.
-            _ => &mut self.lanes[..],
-        };
-        for lane in woken.iter_mut().filter(|lane| !lane.awake) {
-            lane.awake = true;
-            lane.disarm();
-            lane.pace.woke(now);
-            lane.claim.wake_up();
+            None => self.lanes.iter_mut().for_each(|lane| rouse(lane, now)),
         }
     }
 
@@ -123,10 +119,20 @@ impl<T: Time> Rounds<T> {
     pub(super) fn settle(&mut self, ledger: &mut Ledger, cpu: Duration) {
         let claims = self.lanes.iter().map(|lane| lane.claim.nanos()).sum();
         let settlement = ledger.settle(self.now, cpu, claims);
-        for lane in &mut self.lanes {
+        for lane in self.lanes.iter_mut() {
             let paid = settlement.pay(&mut lane.claim);
             lane.pipe.counters.cpu_ns.add(paid);
         }
+    }
+}
+
+/// Wakes a lane that sleeps.
+fn rouse(lane: &mut Lane, now: Moment) {
+    if !lane.awake {
+        lane.awake = true;
+        lane.disarm();
+        lane.pace.woke(now);
+        lane.claim.wake_up();
     }
 }
 

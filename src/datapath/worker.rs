@@ -13,22 +13,33 @@ use std::time::Duration;
 use super::clock::Clock;
 use super::cpu::Ledger;
 use super::lane::{Bench, Lane, Reporter};
+use super::lanes::Lanes;
 use super::pace::Polling;
 use super::poller::EpollSet;
 use super::rounds::{Outlook, Rounds};
 use super::thread;
 use crate::flow::Moment;
+use crate::flow::queue::{Receiver, Sender, channel};
 use crate::port::PollRegistry;
 
+/// Orders that may wait for a worker.
+const ORDERS_MAX: usize = 64;
 /// While some lanes are awake, sleeping ones are looked after this often.
 const LOOK_EVERY: Duration = Duration::from_micros(20);
 /// A sleep with CPU time still to be dealt out is no longer than this.
 const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 
+type Order = Box<dyn FnOnce(&mut Lanes) + Send>;
+
+/// A worker has more orders waiting than it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker has {ORDERS_MAX} orders waiting: try again shortly")]
+pub struct Busy;
+
 /// A running worker thread; dropping it stops the thread and its lanes.
-#[derive(Debug)]
 pub struct Worker {
     set: Arc<EpollSet>,
+    orders: Sender<Order>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,18 +50,21 @@ impl Worker {
         name: &str,
         clock: Clock,
         polling: Polling,
-        mut lanes: Vec<Lane>,
+        lanes: Vec<Lane>,
         reporter: Reporter,
     ) -> io::Result<Self> {
         let set = Arc::new(EpollSet::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        for (token, lane) in lanes.iter_mut().enumerate() {
-            lane.attach(&set, token as u64)?;
+        let mut admitted = Lanes::new(set.clone());
+        for lane in lanes {
+            admitted.admit(Box::new(lane))?;
         }
+        let (orders, receiver) = channel(ORDERS_MAX);
         let mut run = Run {
             set: set.clone(),
+            orders: receiver,
             stop: stop.clone(),
-            rounds: Rounds::new(lanes, Bench::new(reporter), clock, polling),
+            rounds: Rounds::new(admitted, Bench::new(reporter), clock, polling),
             looked: Moment::default(),
         };
         let thread = std::thread::Builder::new()
@@ -58,9 +72,21 @@ impl Worker {
             .spawn(move || run.all())?;
         Ok(Self {
             set,
+            orders,
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// Queues `order`; it runs on the worker's thread between two rounds, and everything it
+    /// drops delays all elements there.
+    ///
+    /// # Errors
+    /// Too many orders wait.
+    pub fn submit(&mut self, order: impl FnOnce(&mut Lanes) + Send + 'static) -> Result<(), Busy> {
+        let queued = self.orders.try_send(Box::new(order));
+        self.set.wake();
+        queued.map_err(|_| Busy)
     }
 
     /// Whether the thread still runs. It ends by itself only when epoll fails.
@@ -85,6 +111,7 @@ impl Drop for Worker {
 
 struct Run {
     set: Arc<EpollSet>,
+    orders: Receiver<Order>,
     stop: Arc<AtomicBool>,
     rounds: Rounds<Clock>,
     looked: Moment,
@@ -95,6 +122,9 @@ impl Run {
         thread::wake_on_time();
         let mut ledger = Ledger::new(self.rounds.now, thread::cpu_time());
         while !self.stop.load(Ordering::Acquire) {
+            while let Some(order) = self.orders.try_recv() {
+                order(&mut self.rounds.lanes);
+            }
             let outlook = self.rounds.round();
             if ledger.is_due(self.rounds.now) {
                 self.rounds.settle(&mut ledger, thread::cpu_time());

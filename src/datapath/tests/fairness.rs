@@ -8,8 +8,10 @@ use std::time::Duration;
 use super::world::*;
 use crate::datapath::clock::Time;
 use crate::datapath::counters::{ElementCounters, Snapshot};
-use crate::datapath::lane::{Lane, Side, Vnic};
+use crate::datapath::lane::{Lane, Vnic};
+use crate::datapath::lanes::Lanes;
 use crate::datapath::pace::Polling;
+use crate::datapath::poller::EpollSet;
 use crate::datapath::rounds::{Outlook, Rounds};
 use crate::flow::Moment;
 use crate::packet::{Burst, DropReason, Offload, PeerOffloads, PuntReason, TxFrame};
@@ -162,13 +164,10 @@ impl Element {
                 handed: 0,
             })
         };
-        let side = |supply: &Supply| Side::new((0..self.queues).map(|_| port(supply)).collect());
-        let vnic = |mac, uplink: &Supply| Vnic {
-            mac,
-            guest: side(&Supply::Returned(sent())),
-            uplink: side(uplink),
-            uplink_device: Arc::new(TestDevice::default()),
-            told: PeerOffloads::default(),
+        let side = |supply: &Supply| (0..self.queues).map(|_| port(supply)).collect();
+        let vnic = |mac, uplink: &Supply| {
+            let guest = side(&Supply::Returned(sent()));
+            Vnic::new(mac, guest, (Arc::new(TestDevice::default()), side(uplink)))
         };
         world.into_lane(vec![
             vnic(LAN_MAC, &self.supply),
@@ -191,10 +190,11 @@ fn run(elements: &[Element]) -> Vec<Got> {
 fn run_for(elements: &[Element], span: Duration) -> Vec<Got> {
     let work = Work::default();
     let losses: Vec<Arc<AtomicU64>> = elements.iter().map(|_| Arc::default()).collect();
-    let (mut lanes, mut counters, mut bench) = (Vec::new(), Vec::new(), None);
+    let mut lanes = Lanes::new(Arc::new(EpollSet::new().unwrap()));
+    let (mut counters, mut bench) = (Vec::new(), None);
     for (element, lost) in elements.iter().zip(&losses) {
         let (lane, counted, lent) = element.lane(&work, lost);
-        lanes.push(lane);
+        lanes.admit(Box::new(lane)).unwrap();
         counters.push(counted);
         bench = Some(lent);
     }

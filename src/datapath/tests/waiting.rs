@@ -7,30 +7,64 @@ use super::world::*;
 use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
 use crate::datapath::counters::ElementCounters;
-use crate::datapath::lane::{Lane, Reporter, Side, Vnic};
+use crate::datapath::lane::{Lane, Reporter, Vnic};
 use crate::datapath::pace::Polling;
 use crate::datapath::poller::EpollSet;
 use crate::datapath::worker::Worker;
 use crate::flow::queue::channel;
 use crate::flow::{HandOver, HashSeed, Sessions, VnicShape, flow_table};
-use crate::packet::{Offload, PeerOffloads};
+use crate::packet::Offload;
 use crate::port::testing::{FarEnd, TestDevice, port};
 
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 #[expect(clippy::disallowed_methods, reason = "real threads run on real time")]
 fn now() -> Instant {
     Instant::now()
 }
 
-/// An element with one vNIC and no session: what the uplink brings, the guest gets.
-struct Element {
+/// The far ends of a vNIC.
+pub(super) struct Line {
     uplink: FarEnd,
     guest: FarEnd,
+}
+
+impl Line {
+    /// Sends a frame by the uplink and waits until the guest has it.
+    pub(super) fn cross(&self, number: u32) {
+        self.uplink.send(&datagram(number), Offload::default());
+        let sent = now();
+        loop {
+            let taken = self.guest.take();
+            if !taken.is_empty() {
+                assert_eq!(taken[0].data, datagram(number));
+                return;
+            }
+            assert!(sent.elapsed() < SOON, "frame {number} is lost");
+            std::thread::yield_now();
+        }
+    }
+}
+
+pub(super) fn vnic() -> (Vnic, Line) {
+    let (uplink_port, uplink) = port(ALL_OFFLOADS);
+    let (guest_port, guest) = port(ALL_OFFLOADS);
+    let device = Arc::new(TestDevice::default());
+    let vnic = Vnic::new(
+        LAN_MAC,
+        vec![Box::new(guest_port)],
+        (device, vec![Box::new(uplink_port)]),
+    );
+    (vnic, Line { uplink, guest })
+}
+
+/// An element with one vNIC and no session: what the uplink brings, the guest gets.
+pub(super) struct Element {
+    pub(super) line: Line,
     counters: Arc<ElementCounters>,
 }
 
-fn element(number: u32) -> (Lane, Element) {
+pub(super) fn element(number: u32) -> (Lane, Element) {
     let (writer, mut readers) = flow_table(64, 1, HashSeed::random());
     let shape = crate::flow::ElementShape {
         vnics: vec![VnicShape {
@@ -39,15 +73,7 @@ fn element(number: u32) -> (Lane, Element) {
         }],
     };
     let book = Sessions::new(shape, writer, Default::default());
-    let (uplink_port, uplink) = port(ALL_OFFLOADS);
-    let (guest_port, guest) = port(ALL_OFFLOADS);
-    let vnic = Vnic {
-        mac: LAN_MAC,
-        guest: Side::new(vec![Box::new(guest_port)]),
-        uplink: Side::new(vec![Box::new(uplink_port)]),
-        uplink_device: Arc::new(TestDevice::default()),
-        told: PeerOffloads::default(),
-    };
+    let (vnic, line) = vnic();
     let counters = Arc::new(ElementCounters::default());
     let lane = Lane::new(
         ElementId(number),
@@ -58,36 +84,16 @@ fn element(number: u32) -> (Lane, Element) {
         book.signals(),
         None,
     );
-    let element = Element {
-        uplink,
-        guest,
-        counters,
-    };
-    (lane, element)
+    (lane, Element { line, counters })
 }
 
-fn start(polling: Polling, count: u32) -> (Worker, Vec<Element>) {
+pub(super) fn start(polling: Polling, count: u32) -> (Worker, Vec<Element>) {
     let (lanes, elements) = (0..count).map(element).unzip();
     let (sender, _events) = channel(64);
     let keeper = Arc::new(EpollSet::new().unwrap());
     let reporter = Reporter::new(sender, Arc::default(), keeper);
     let worker = Worker::start("test", Clock::start(), polling, lanes, reporter).unwrap();
     (worker, elements)
-}
-
-/// Sends a frame by the uplink and waits until the guest has it.
-fn cross(element: &Element, number: u32) {
-    element.uplink.send(&datagram(number), Offload::default());
-    let sent = now();
-    loop {
-        let taken = element.guest.take();
-        if !taken.is_empty() {
-            assert_eq!(taken[0].data, datagram(number));
-            return;
-        }
-        assert!(sent.elapsed() < SOON, "frame {number} is lost");
-        std::thread::yield_now();
-    }
 }
 
 fn linger(span: Duration) {
@@ -104,9 +110,9 @@ fn no_frame_waits_for_ever_however_the_worker_waits() {
         for number in 0..2_000 {
             // Gaps around the lengths of naps, in both elements, by turns and together.
             linger(Duration::from_micros(u64::from(number * 7 % 130)));
-            cross(&elements[0], number);
+            elements[0].line.cross(number);
             if number % 3 == 0 {
-                cross(&elements[1], number);
+                elements[1].line.cross(number);
             }
         }
         assert!(worker.is_alive());
@@ -120,7 +126,7 @@ fn cpu_time_is_that_of_the_element_it_was_spent_on() {
     let started = now();
     let mut number = 0;
     while spent(&elements[0]) < 20_000_000 {
-        cross(&elements[0], number);
+        elements[0].line.cross(number);
         number += 1;
         assert!(started.elapsed() < SOON, "{} ns", spent(&elements[0]));
     }

@@ -8,7 +8,7 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 use crate::datapath::ElementId;
 use crate::datapath::counters::{ElementCounters, Snapshot};
-use crate::datapath::lane::{Bench, Lane, Reporter, Side, Vnic};
+use crate::datapath::lane::{Bench, Lane, Reporter, Vnic};
 use crate::datapath::poller::EpollSet;
 use crate::flow::hand_over::{HandOver, HandOverLimits};
 use crate::flow::queue::{Receiver, channel};
@@ -200,13 +200,14 @@ fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
     let (second_guest_port, second_guest) = port(peer);
     let second = (second_uplink, second_guest);
     let device = Arc::new(TestDevice::default());
-    let vnic = Vnic {
+    let vnic = Vnic::new(
         mac,
-        guest: Side::new(vec![Box::new(guest_port), Box::new(second_guest_port)]),
-        uplink: Side::new(vec![Box::new(uplink_port), Box::new(second_uplink_port)]),
-        uplink_device: device.clone(),
-        told: PeerOffloads::default(),
-    };
+        vec![Box::new(guest_port), Box::new(second_guest_port)],
+        (
+            device.clone(),
+            vec![Box::new(uplink_port), Box::new(second_uplink_port)],
+        ),
+    );
     (
         Ends {
             uplink,
