@@ -15,6 +15,7 @@ use support::yang::{Kind, Model};
 use support::{Dir, repository};
 
 const OFFLOAD: &str = "/restconf/operations/shunt-offload:offload";
+const RELOAD: &str = "/restconf/operations/shunt-offload:reload";
 const WITHDRAW: &str = "/restconf/operations/shunt-offload:withdraw";
 const STATE: &str = "/restconf/data/shunt-offload:state";
 
@@ -153,6 +154,17 @@ fn what_a_running_backend_says_is_of_the_model() {
     let all = json!({ "shunt-offload:input": { "all": true } });
     call(&shunt, &model, WITHDRAW, "withdraw", &all);
     state();
+
+    // A vNIC goes, and one comes that cannot be.
+    let other = CONFIG.replace("name = \"wan\"", "name = \"dmz\"");
+    shunt.write_config(&other.replace("{dir}/wan", "{dir}/absent/wan"));
+    let answer = shunt.control().request("POST", RELOAD, None);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    model.assert(Kind::Output("reload"), &answer.json());
+    let changes = answer.json()["shunt-offload:output"]["change"].take();
+    assert_eq!(changes[0]["action"], "remove", "{changes}");
+    assert!(changes[1]["error"].is_object(), "{changes}");
+    state();
 }
 
 /// A change of one leaf of [`whole`], by JSON pointer; `Null` takes the leaf away.
@@ -254,6 +266,8 @@ fn examples() -> Vec<(Kind, Value)> {
                 Kind::Input("offload")
             } else if input.is_object() {
                 Kind::Input("withdraw")
+            } else if body["shunt-offload:output"]["change"].is_array() {
+                Kind::Output("reload")
             } else if body["shunt-offload:output"].is_object() {
                 Kind::Output("offload")
             } else {
