@@ -10,7 +10,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::shunt::Shunt;
+use support::shunt::{Shunt, idle_router};
 use support::yang::{Kind, Model};
 use support::{Dir, repository};
 
@@ -18,24 +18,6 @@ const OFFLOAD: &str = "/restconf/operations/shunt-offload:offload";
 const RELOAD: &str = "/restconf/operations/shunt-offload:reload";
 const WITHDRAW: &str = "/restconf/operations/shunt-offload:withdraw";
 const STATE: &str = "/restconf/data/shunt-offload:state";
-
-const CONFIG: &str = r#"
-[backend]
-control = "{dir}/control.sock"
-[[element]]
-name = "router1"
-sessions = 4
-[[element.vnic]]
-name = "lan"
-socket = "{dir}/lan.sock"
-mac = "52:54:00:00:00:01"
-uplink = { type = "vhost-user", socket = "{dir}/lan-uplink.sock" }
-[[element.vnic]]
-name = "wan"
-socket = "{dir}/wan.sock"
-mac = "52:54:00:00:00:02"
-uplink = { type = "vhost-user", socket = "{dir}/wan-uplink.sock" }
-"#;
 
 /// Every leaf that a session can have.
 fn whole() -> Value {
@@ -98,7 +80,7 @@ fn call(shunt: &Shunt, model: &Model, path: &str, rpc: &'static str, body: &Valu
 #[test]
 fn what_a_running_backend_says_is_of_the_model() {
     let (dir, model) = (Dir::new(), Model::offload());
-    let shunt = Shunt::start(&dir, CONFIG);
+    let shunt = Shunt::start(&dir, &idle_router(4));
     let state = || model.assert(Kind::State, &shunt.control().get(STATE));
     state();
 
@@ -156,7 +138,7 @@ fn what_a_running_backend_says_is_of_the_model() {
     state();
 
     // A vNIC goes, and one comes that cannot be.
-    let other = CONFIG.replace("name = \"wan\"", "name = \"dmz\"");
+    let other = idle_router(4).replace("name = 'wan'", "name = 'dmz'");
     shunt.write_config(&other.replace("{dir}/wan", "{dir}/absent/wan"));
     let answer = shunt.control().request("POST", RELOAD, None);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -187,7 +169,7 @@ fn changed(pointer: &str, value: &Value) -> Value {
 #[test]
 fn the_backend_and_libyang_agree_on_what_a_session_is() {
     let (dir, model) = (Dir::new(), Model::offload());
-    let shunt = Shunt::start(&dir, CONFIG);
+    let shunt = Shunt::start(&dir, &idle_router(4));
     let long = "k".repeat(65);
     let changes = [
         ("/key", json!(long)),
