@@ -7,7 +7,7 @@
 //! | floor | module |
 //! |---|---|
 //! | 0 | [`packet`] |
-//! | 1 | [`flow`], [`port`] |
+//! | 1 | [`flow`], [`port`], [`serial`] |
 //! | 2 | [`datapath`] |
 //! | 3 | [`api`] |
 //! | 4 | [`backend`] |
@@ -20,5 +20,6 @@ pub mod datapath;
 pub mod flow;
 pub mod packet;
 pub mod port;
+pub mod serial;
 
 mod sync;
