@@ -118,6 +118,17 @@ fn a_host_that_the_certificate_does_not_name_is_refused() {
 }
 
 #[test]
+fn a_wildcard_certificate_speaks_for_no_host() {
+    let relay = Relay::of("*.example.net");
+    for host in [HOST, "*.example.net"] {
+        assert_eq!(
+            Signer::new(host, &relay.certificate, &relay.key).map(|_| ()),
+            Err(SignerError::Host)
+        );
+    }
+}
+
+#[test]
 fn other_algorithms_extensions_and_long_lives_are_refused() {
     let relay = Relay::of(HOST);
     let claims = |exp: u64| {
