@@ -122,7 +122,7 @@ pub struct Driver<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
-    /// Sends what there is to send; whether the line took anything.
+    /// Sends what there is to send, as far as the line takes it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while let Some(rest) = self.frame.get(self.written..)
@@ -136,15 +136,21 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Driver<I> {
             }
             self.frame.clear();
             self.written = 0;
-            let mut shared = self.handle.lock();
-            if !shared.line.transmit(&mut self.frame, now()) {
+            if !self.next_frame() {
                 return Pin::new(&mut self.io).poll_flush(cx);
             }
-            // There is room to write again.
-            if let Some(writer) = shared.writer.take() {
-                writer.wake();
-            }
         }
+    }
+
+    /// Makes the next frame; whether there is one.
+    fn next_frame(&mut self) -> bool {
+        let mut shared = self.handle.lock();
+        let is_made = shared.line.transmit(&mut self.frame, now());
+        // There is room to write again.
+        if is_made && let Some(writer) = shared.writer.take() {
+            writer.wake();
+        }
+        is_made
     }
 
     /// Takes what has come, for some rounds; `Ready` only when the line has ended.
