@@ -4,5 +4,6 @@ mod allocation;
 mod fairness;
 mod forward;
 mod hand_over;
+mod held_up;
 mod waiting;
 mod world;
