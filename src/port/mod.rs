@@ -13,6 +13,7 @@
 
 mod bpf;
 mod counters;
+mod ifname;
 pub mod netns;
 pub mod shared;
 pub mod tap;

@@ -151,7 +151,7 @@ fn polling_in_vain_is_paid_for_by_who_is_polled() {
 fn a_guest_goes_on_when_its_full_uplink_has_room_although_nobody_tells() {
     for polling in [Polling::Adaptive, Polling::Busy, Polling::Interrupt] {
         let (worker, elements) = start(polling, 1);
-        let Element { uplink, guest, .. } = &elements[0];
+        let Line { uplink, guest } = &elements[0].line;
         uplink.set_keeps();
         for round in 0..20 {
             uplink.set_room(1);

@@ -20,10 +20,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use libc::c_uint;
 
+use super::counters::Counters;
+use super::ifname::IfName;
 use super::netns::NetnsError;
 use super::{Device, DeviceStatus, Port, QueueStatus};
 use crate::packet::{PeerOffloads, vnet_hdr};
@@ -55,7 +57,7 @@ const VNET_HEADER: usize = vnet_hdr::LEN;
 /// Whether the kernel would make an interface of this name: 1 to 15 printable ASCII
 /// characters other than `/`, `:` and `%`.
 pub fn is_valid_name(name: &str) -> bool {
-    sys::IfName::new(name).is_some()
+    sys::tap_name(name).is_some()
 }
 
 /// Which tap to open and how.
@@ -213,12 +215,7 @@ enum State {
 struct Queue {
     file: File,
     state: AtomicU8,
-    rx_frames: AtomicU64,
-    rx_bytes: AtomicU64,
-    tx_frames: AtomicU64,
-    tx_bytes: AtomicU64,
-    rx_discarded: AtomicU64,
-    tx_discarded: AtomicU64,
+    counters: Counters,
 }
 
 impl Queue {
@@ -226,12 +223,7 @@ impl Queue {
         Self {
             file,
             state: AtomicU8::new(state as u8),
-            rx_frames: AtomicU64::new(0),
-            rx_bytes: AtomicU64::new(0),
-            tx_frames: AtomicU64::new(0),
-            tx_bytes: AtomicU64::new(0),
-            rx_discarded: AtomicU64::new(0),
-            tx_discarded: AtomicU64::new(0),
+            counters: Counters::default(),
         }
     }
 
@@ -249,17 +241,12 @@ impl Queue {
 
     fn status(&self, queue: u16, up: bool) -> QueueStatus {
         let gone = self.state() == State::Gone;
-        QueueStatus {
+        self.counters.fill(QueueStatus {
             queue,
             running: up && !gone,
             fault: gone.then(|| "the interface was removed; restart the backend".to_owned()),
-            rx_frames: self.rx_frames.load(Ordering::Relaxed),
-            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
-            tx_frames: self.tx_frames.load(Ordering::Relaxed),
-            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
-            rx_discarded: self.rx_discarded.load(Ordering::Relaxed),
-            tx_discarded: self.tx_discarded.load(Ordering::Relaxed),
-        }
+            ..QueueStatus::default()
+        })
     }
 }
 
@@ -267,7 +254,7 @@ impl Queue {
 #[derive(Debug)]
 struct Shared {
     name: String,
-    if_name: sys::IfName,
+    if_name: IfName,
     /// Any socket made in the device's namespace: link requests go there.
     control: UnixDatagram,
     /// Whether this kernel's taps know UDP segmentation (Linux 6.2).

@@ -19,11 +19,12 @@ use super::super::netns;
 use super::link::{self, Link};
 use super::port::TapPort;
 use super::steering;
-use super::sys::{self, IfName};
+use super::sys;
 use super::{
     MTU_MAX, Opened, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError, VNET_HEADER,
 };
 use crate::packet::PeerOffloads;
+use crate::port::ifname::IfName;
 
 /// Opens the tap, creating it if there is none of that name: a device for its control
 /// and a port for each queue, in order.
@@ -70,7 +71,7 @@ struct Plan<'a> {
 impl<'a> Plan<'a> {
     fn new(config: &'a TapConfig) -> Result<Self, TapError> {
         let name = || config.name.clone();
-        let if_name = IfName::new(&config.name).ok_or_else(|| TapError::InvalidName(name()))?;
+        let if_name = sys::tap_name(&config.name).ok_or_else(|| TapError::InvalidName(name()))?;
         let queues = config.queues;
         if !(1..=QUEUES_MAX).contains(&queues) {
             return Err(TapError::InvalidQueues {

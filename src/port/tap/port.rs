@@ -12,8 +12,9 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::super::counters::Tally;
 use super::super::{Armed, Poller, Port, TxReport};
 use super::batch::{self, Batch, Watch};
 use super::held::Held;
@@ -110,33 +111,6 @@ impl Outcome {
             // EBADFD: the device was removed; EFAULT: the queue is shut down just before.
             Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::EFAULT) => Self::Gone,
             _ => Self::Frame,
-        }
-    }
-}
-
-/// Frames of one call, added to the shared counters at its end.
-#[derive(Default)]
-struct Tally {
-    frames: u64,
-    bytes: u64,
-    discarded: u64,
-}
-
-impl Tally {
-    fn took(&mut self, len: usize) {
-        self.frames += 1;
-        self.bytes += len as u64;
-    }
-
-    fn add_to(&self, frames: &AtomicU64, bytes: &AtomicU64, discarded: &AtomicU64) {
-        for (counter, by) in [
-            (frames, self.frames),
-            (bytes, self.bytes),
-            (discarded, self.discarded),
-        ] {
-            if by > 0 {
-                counter.fetch_add(by, Ordering::Relaxed);
-            }
         }
     }
 }
@@ -273,7 +247,7 @@ impl TapPort {
         };
         let report = report.unwrap_or_else(|| self.write_each(frames, &mut tally));
         let queue = &self.queue;
-        tally.add_to(&queue.tx_frames, &queue.tx_bytes, &queue.tx_discarded);
+        queue.counters.tx.add(tally);
         report
     }
 
@@ -411,7 +385,7 @@ impl Port for TapPort {
             self.read_each(burst, &mut tally);
         }
         let queue = &self.queue;
-        tally.add_to(&queue.rx_frames, &queue.rx_bytes, &queue.rx_discarded);
+        queue.counters.rx.add(tally);
         tally.frames as usize
     }
 

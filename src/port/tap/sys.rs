@@ -13,35 +13,12 @@ use std::os::unix::net::UnixDatagram;
 
 use libc::{c_int, c_uint, c_ulong};
 
-/// An interface name as the kernel takes it: 1 to 15 bytes and a NUL.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct IfName([libc::c_char; libc::IFNAMSIZ]);
+use crate::port::ifname::IfName;
 
-impl IfName {
-    /// The name, if the kernel would take it. `%` is refused too: to the tun driver it
-    /// starts a pattern, and the device made would have another name.
-    pub(super) fn new(name: &str) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%');
-        if name.is_empty()
-            || name.len() >= libc::IFNAMSIZ
-            || matches!(name, "." | "..")
-            || !name.bytes().all(allowed)
-        {
-            return None;
-        }
-        let mut bytes = [0; libc::IFNAMSIZ];
-        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        Some(Self(bytes))
-    }
-
-    fn request(&self) -> libc::ifreq {
-        libc::ifreq {
-            ifr_name: self.0,
-            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 },
-        }
-    }
+/// The name, if the kernel would take it. `%` is refused too: to the tun driver it starts a
+/// pattern, and the device made would have another name.
+pub(super) fn tap_name(name: &str) -> Option<IfName> {
+    IfName::new(name).filter(|_| !name.contains('%'))
 }
 
 /// An `ioctl` that reads or writes one `struct ifreq`.
@@ -65,7 +42,7 @@ pub(super) fn attach_queue(tun: &File, name: &IfName, flags: c_int) -> io::Resul
 
 /// The flags of the device that `tun` is attached to (TUNGETIFF).
 pub(super) fn queue_flags(tun: &File) -> io::Result<c_int> {
-    let mut request = IfName([0; libc::IFNAMSIZ]).request();
+    let mut request = IfName::no_request();
     ioctl_ifreq(tun, libc::TUNGETIFF, &mut request)?;
     // SAFETY: on success the kernel has written ifru_flags, and the union is plain integers.
     let flags = unsafe { request.ifr_ifru.ifru_flags };

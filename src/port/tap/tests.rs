@@ -14,7 +14,7 @@ mod world;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::super::{Armed, Device, Port};
 use super::port::TapPort;
@@ -59,7 +59,7 @@ fn port_of_a_pair() -> (Arc<Queue>, TapPort, UnixDatagram) {
     ours.set_nonblocking(true).unwrap();
     let shared = Shared {
         name: "pair".to_owned(),
-        if_name: super::sys::IfName::new("pair").unwrap(),
+        if_name: crate::port::ifname::IfName::new("pair").unwrap(),
         control: UnixDatagram::unbound().unwrap(),
         uso: false,
         fills_up: false,

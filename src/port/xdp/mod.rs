@@ -38,6 +38,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use ::xdp::socket::XdpSocket;
 
 use super::counters::Counters;
+use super::ifname::IfName;
 use super::{Device, DeviceStatus, Port, QueueStatus};
 use crate::packet::MacAddr;
 
@@ -69,7 +70,7 @@ const TAG: usize = 4;
 /// Whether an interface can have this name: 1 to 15 printable ASCII characters other than
 /// `/` and `:`.
 pub fn is_valid_name(name: &str) -> bool {
-    sys::IfName::new(name).is_some()
+    IfName::new(name).is_some()
 }
 
 /// Whether frames are copied between the device and the socket.
@@ -173,7 +174,7 @@ enum Link {
 /// What all queues of an uplink share.
 struct Shared {
     name: String,
-    if_name: sys::IfName,
+    if_name: IfName,
     index: u32,
     /// Any socket made in the interface's namespace: requests go there.
     control: UnixDatagram,

@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 use super::super::{bpf, netns};
 use super::port::XdpPort;
 use super::rings::{Chunk, Rings};
-use super::sys::{self, IfName, Place};
+use super::sys::{self, Place};
 use super::{
     CopyMode, ETHERNET, MTU_MAX, Opened, Port, QUEUES_MAX, Queue, Shared, State, TAG, Xdp,
     XdpConfig, XdpError, program,
 };
 use crate::packet::MacAddr;
+use crate::port::ifname::IfName;
 
 /// A closed socket, or the program of a process that was killed, is undone a moment later:
 /// until then its place is taken.

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_ulong, c_void};
 
+use crate::port::ifname::IfName;
+
 use super::super::bpf::{Attr, bpf, bpf_fd};
 use crate::packet::MacAddr;
 
@@ -70,36 +72,6 @@ pub(super) fn attach(program: &OwnedFd, interface: u32, place: Place) -> io::Res
         .with_u32(8, BPF_XDP)
         .with_u32(12, flags);
     bpf_fd(BPF_LINK_CREATE, &attr)
-}
-
-/// An interface name as the kernel takes it: 1 to 15 bytes and a NUL.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct IfName([libc::c_char; libc::IFNAMSIZ]);
-
-impl IfName {
-    /// The name, if an interface can have it.
-    pub(super) fn new(name: &str) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':');
-        if name.is_empty()
-            || name.len() >= libc::IFNAMSIZ
-            || matches!(name, "." | "..")
-            || !name.bytes().all(allowed)
-        {
-            return None;
-        }
-        let mut bytes = [0; libc::IFNAMSIZ];
-        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        Some(Self(bytes))
-    }
-
-    fn request(&self) -> libc::ifreq {
-        libc::ifreq {
-            ifr_name: self.0,
-            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 },
-        }
-    }
 }
 
 /// An `ioctl` that reads or writes one `struct ifreq`.
