@@ -18,6 +18,7 @@
     reason = "a bench may be blunt"
 )]
 
+#[allow(dead_code, reason = "another bench uses the rest")]
 mod end;
 mod paced;
 #[allow(dead_code, reason = "another bench uses the rest")]

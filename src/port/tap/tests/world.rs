@@ -138,6 +138,11 @@ impl Host {
             let wait_ptr = std::ptr::from_ref(&wait).cast();
             let len = size_of::<libc::timeval>();
             assert_eq!(set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, wait_ptr, len), 0);
+            // Room for whatever a test sends before it reads.
+            let room: libc::c_int = 16 << 20;
+            let room_ptr = std::ptr::from_ref(&room).cast();
+            let force = libc::SO_RCVBUFFORCE;
+            assert_eq!(set(libc::SOL_SOCKET, force, room_ptr, 4), 0);
             let len = size_of::<libc::sockaddr_ll>() as u32;
             assert_eq!(libc::bind(fd, std::ptr::from_ref(&address).cast(), len), 0);
         }
