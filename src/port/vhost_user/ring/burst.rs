@@ -104,7 +104,7 @@ impl Core {
 
     /// The entry `ahead` places behind the next one; `None` if the driver has published
     /// no such entry.
-    #[inline]
+    #[inline(always)]
     pub(super) fn entry(&mut self, ahead: u16) -> Result<Option<Entry>, RingFault> {
         if ahead >= self.avail_idx.wrapping_sub(self.next_avail) {
             return Ok(None);
@@ -134,19 +134,19 @@ impl Core {
     }
 
     /// The only buffer of `entry`, if it is a chain of one as this ring's direction asks for.
-    #[inline]
+    #[inline(always)]
     pub(super) fn alone(&self, entry: &Entry) -> Option<Segment> {
         entry.alone(self.direction)
     }
 
     /// Fills `into` from one buffer; false if it does not lie in one region.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read_whole(&mut self, from: Segment, into: &mut [u8]) -> bool {
         self.reach.read_whole(self.areas.map(), from.addr, into)
     }
 
     /// Writes `header` and `data` to one buffer; false if it does not lie in one region.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write_whole(&mut self, to: Segment, header: Header<'_>, data: &[u8]) -> bool {
         self.reach
             .write_whole(self.areas.map(), to.addr, header, data)

@@ -78,8 +78,9 @@ impl Ahead {
     }
 
     /// The entry at available index `index`; `until` is the driver's index, not equal
-    /// to `index`.
-    #[inline]
+    /// to `index`. Inlined, so that an entry stays in registers: one that goes through memory
+    /// is read back before its parts have left the store buffer.
+    #[inline(always)]
     pub(super) fn get(
         &mut self,
         areas: &Areas,
@@ -93,20 +94,19 @@ impl Ahead {
         if place >= self.len {
             self.refill(areas, config, index, until)?;
             place = 0;
-            for entry in &self.entries[..usize::from(self.len.min(PREFETCH_DISTANCE))] {
-                reach.prefetch(areas.map(), entry.buffer(), direction);
-            }
+            self.prefetch_first(areas, reach, config, direction);
         }
         let later = place + PREFETCH_DISTANCE;
         if later < self.len {
-            let entry = &self.entries[usize::from(later) % AHEAD];
-            reach.prefetch(areas.map(), entry.buffer(), direction);
+            let buffer = self.entries[usize::from(later) % AHEAD].buffer();
+            reach.prefetch(areas.map(), buffer, config.header_len, direction);
         }
         Ok(self.entries[usize::from(place) % AHEAD])
     }
 
     /// Reads entries from `index` on, up to the first bad head; that one is a fault only
     /// once it is at the front.
+    #[inline(never)]
     fn refill(
         &mut self,
         areas: &Areas,
@@ -116,11 +116,11 @@ impl Ahead {
     ) -> Result<(), RingFault> {
         self.base = index;
         self.len = 0;
-        let count = usize::from(until.wrapping_sub(index)).clamp(1, AHEAD);
-        for (entry, index) in self.entries[..count].iter_mut().zip(0..) {
-            let head = areas.head(self.base.wrapping_add(index));
+        let count = until.wrapping_sub(index).clamp(1, AHEAD as u16);
+        for (entry, at) in self.entries[..usize::from(count)].iter_mut().zip(0..) {
+            let head = areas.head(index.wrapping_add(at));
             if head >= config.size {
-                if index > 0 {
+                if at > 0 {
                     break;
                 }
                 let size = config.size;
@@ -130,9 +130,22 @@ impl Ahead {
                 head,
                 first: areas.descriptor(head),
             };
-            self.len += 1;
+            self.len = at + 1;
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn prefetch_first(
+        &self,
+        areas: &Areas,
+        reach: &mut Reach,
+        config: &RingConfig,
+        direction: Direction,
+    ) {
+        for entry in &self.entries[..usize::from(self.len.min(PREFETCH_DISTANCE))] {
+            reach.prefetch(areas.map(), entry.buffer(), config.header_len, direction);
+        }
     }
 }
 

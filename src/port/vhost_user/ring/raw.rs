@@ -251,17 +251,18 @@ impl Span<'_> {
         };
     }
 
-    /// Copies all of `from` to the first bytes; false, and nothing done, if there are fewer.
-    #[inline]
-    pub(super) fn write_array<const N: usize>(self, from: &[u8; N]) -> bool {
+    /// Makes the first bytes equal to `from`, writing only if they are not; false, and nothing
+    /// done, if there are fewer.
+    #[inline(always)]
+    pub(super) fn settle<const N: usize>(self, from: &[u8; N]) -> bool {
         if self.len < N {
             return false;
         }
-        // SAFETY: as in `read`, the other way round; `N` bytes are there (checked above).
-        unsafe {
-            self.host
-                .copy_from_nonoverlapping(NonNull::from(from).cast(), N)
-        };
+        let mut there = [0; N];
+        self.read(&mut there);
+        if there != *from {
+            self.write(from);
+        }
         true
     }
 
@@ -275,6 +276,17 @@ impl Span<'_> {
             host: unsafe { self.host.add(count) },
             len: self.len - count,
             map: PhantomData,
+        }
+    }
+
+    /// Asks the CPU for the first byte's cache line, to be read.
+    #[inline]
+    pub(super) fn prefetch_first(self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `prefetch`.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.host.as_ptr().cast_const().cast());
         }
     }
 
@@ -394,21 +406,30 @@ impl Areas {
         self.write_used_piece(0, second);
     }
 
+    /// A driver that uses its descriptors in turn finds the same entries in every lap: what
+    /// stands there already is not written, so that its line stays in the driver's cache.
     fn write_used_piece(&self, slot: usize, entries: &[u64]) {
         let entries = &entries[..entries.len().min(usize::from(self.mask) + 1 - slot)];
         if entries.is_empty() {
             return;
         }
         let offset = ENTRIES_OFFSET + slot * USED_ENTRY_SIZE;
-        let bytes = size_of_val(entries);
-        // SAFETY: `slot + entries.len()` is at most the ring's size (cut above), so the
-        // bytes are inside the used ring (I3); they are copied as bytes, so
-        // alignment does not matter.
-        unsafe {
-            let from = NonNull::from(entries).cast::<u8>();
-            self.used.add(offset).copy_from_nonoverlapping(from, bytes);
+        for (place, entry) in entries.iter().enumerate() {
+            // SAFETY: `slot + entries.len()` is at most the ring's size (cut above), so the
+            // entry is inside the used ring (I3); it is accessed as bytes are, so alignment
+            // does not matter.
+            unsafe {
+                let there = self
+                    .used
+                    .add(offset + place * USED_ENTRY_SIZE)
+                    .cast::<u64>();
+                if there.read_unaligned() != *entry {
+                    there.write_unaligned(*entry);
+                }
+            }
         }
-        self.map.mark(self.used_addr + offset as u64, bytes);
+        self.map
+            .mark(self.used_addr + offset as u64, size_of_val(entries));
     }
 
     /// Publishes used entries up to `index`.

@@ -93,7 +93,7 @@ impl RxRing {
         popped
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, burst: &mut Burst) -> Result<Taken, RingFault> {
         let Some(entry) = self.core.entry(0)? else {
             return Ok(Taken::Full);
@@ -107,7 +107,7 @@ impl RxRing {
 
     /// A frame of the usual kind: header and data in one buffer, in one piece, copied once.
     /// `None`, and nothing done: it is of another kind.
-    #[inline]
+    #[inline(always)]
     fn take_alone(&mut self, entry: &Entry, header_len: usize, burst: &mut Burst) -> Option<Taken> {
         let buffer = self.core.alone(entry)?;
         let len = (buffer.len as usize).checked_sub(header_len)?;
@@ -130,6 +130,7 @@ impl RxRing {
         Some(Taken::Frame(len))
     }
 
+    #[inline(never)]
     fn take_chain(
         &mut self,
         entry: &Entry,

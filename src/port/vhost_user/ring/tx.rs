@@ -101,7 +101,7 @@ impl TxRing {
         pushed
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, frame: &TxFrame<'_>) -> Result<Put, RingFault> {
         let mut header = vnet_hdr::encode(&frame.offload, frame.data);
         let header_len = usize::from(self.core.config().header_len).min(HEADER_MAX);
@@ -124,7 +124,7 @@ impl TxRing {
 
     /// The usual kind of buffer: a chain of one that holds header and frame, in one piece.
     /// `None`, and nothing done: it is of another kind, or there is none.
-    #[inline]
+    #[inline(always)]
     fn put_alone(
         &mut self,
         header: &[u8; HEADER_MAX],
@@ -152,7 +152,7 @@ impl TxRing {
     }
 
     /// Gathers buffers for `need` bytes. Takes none: that is up to `complete`.
-    #[inline]
+    #[inline(never)]
     fn choose(&mut self, need: u64) -> Result<Chosen, RingFault> {
         self.core.clear_buffers();
         let mut had = 0;
