@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, deliver};
-use super::from_uplink::{destination, wire_of};
+use super::from_uplink::{Each, destination, wire_of};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use super::parking::Parked;
 use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
@@ -177,15 +177,11 @@ impl Pipe {
         bench: &mut Bench,
     ) {
         let Bench { burst, adapted, .. } = bench;
-        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
-        let count = range.len();
-        for (place, index) in range.clone().enumerate() {
-            frames[place] = burst.frame(index);
-        }
+        let frames: Each<Frame<'_>> = range.clone().map(|index| burst.frame(index)).collect();
         let counters = &self.counters;
         let port = self.vnics[vnic].uplink.toward(queue);
         let mut passed = Sum::default();
-        deliver(port, &frames[..count], adapted, |place, outcome| {
+        deliver(port, &frames, adapted, |place, outcome| {
             let wire = wire[range.start + place];
             match outcome {
                 Outcome::Delivered => passed.add(wire),

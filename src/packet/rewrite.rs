@@ -304,12 +304,13 @@ impl Rewrite {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv4(&self, header: &mut [u8; IPV4]) {
         let (head, life) = (be16(header, 0), be16(header, 8));
         let new_head = head & !self.dscp_mask | self.dscp_bits;
-        header[8] = header[8].saturating_sub(self.ttl);
-        let new_life = be16(header, 8);
+        // TTL and protocol in one piece, never a byte to be read back as part of a word.
+        let new_life = u16::from_be_bytes([header[8].saturating_sub(self.ttl), header[9]]);
+        header[8..10].copy_from_slice(&new_life.to_be_bytes());
         header[..2].copy_from_slice(&new_head.to_be_bytes());
         header[12..20].copy_from_slice(&self.addresses[..8]);
         let sum = u64::from(!be16(header, 10))
@@ -321,7 +322,7 @@ impl Rewrite {
         header[10..12].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv6(&self, header: &mut [u8; IPV6]) {
         let head = be16(header, 0) & !self.dscp_mask | self.dscp_bits;
         header[..2].copy_from_slice(&head.to_be_bytes());

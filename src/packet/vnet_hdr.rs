@@ -71,25 +71,18 @@ pub enum InvalidVnetHdr {
 /// The header of a frame that lacks nothing.
 const PLAIN: [u8; LEN] = [0, GSO_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
-/// Reads the header of a frame of `frame_len` bytes; bytes behind the tenth are ignored.
+/// Whether a header of at least [`LEN_LEGACY`] bytes asks for nothing and promises nothing: that
+/// of a usual wire packet. [`decode`] then gives the default.
 #[inline(always)]
+pub fn is_plain(header: &[u8]) -> bool {
+    header.first_chunk() == Some(&[0, GSO_NONE])
+}
+
+/// Reads the header of a frame of `frame_len` bytes; bytes behind the tenth are ignored.
 pub fn decode(header: &[u8], frame_len: usize, sender: Sender) -> Result<Offload, InvalidVnetHdr> {
     let Some(h) = header.first_chunk::<LEN_LEGACY>() else {
         return Err(InvalidVnetHdr::Short(header.len()));
     };
-    // The usual header of a wire packet, read as one word.
-    if h[..2] == [0, GSO_NONE] {
-        return Ok(Offload::default());
-    }
-    decode_marked(h, frame_len, sender)
-}
-
-#[inline(never)]
-fn decode_marked(
-    h: &[u8; LEN_LEGACY],
-    frame_len: usize,
-    sender: Sender,
-) -> Result<Offload, InvalidVnetHdr> {
     let le16 = |at: usize| u16::from_le_bytes([h[at], h[at + 1]]);
     let (size, start, offset) = (le16(4), le16(6), le16(8));
     let checksum = if h[0] & F_NEEDS_CSUM != 0 {

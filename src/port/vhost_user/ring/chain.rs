@@ -25,6 +25,9 @@ pub(super) const SEGMENTS_MAX: usize = 1024;
 /// Heads read ahead at most: a burst.
 const AHEAD: usize = crate::packet::Burst::FRAMES_MAX;
 
+/// Descriptors in a cache line.
+const DESCRIPTORS_LINE: usize = 64 / DESCRIPTOR_SIZE;
+
 /// How many chains ahead the first buffer is prefetched.
 const PREFETCH_DISTANCE: u16 = 8;
 
@@ -131,6 +134,11 @@ impl Ahead {
                 first: areas.descriptor(head),
             };
             self.len = at + 1;
+        }
+        // What comes behind is published, too: its descriptors are asked for already.
+        let later = until.wrapping_sub(index).min(2 * count);
+        for at in (count..later).step_by(DESCRIPTORS_LINE) {
+            areas.prefetch_descriptor(areas.head(index.wrapping_add(at)));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::fault::RingFault;
 use super::layout::{HEADER_MAX, RingConfig};
 use super::raw::GuestMap;
 use crate::packet::vnet_hdr::{self, Sender};
-use crate::packet::{Burst, FRAME_MAX};
+use crate::packet::{Burst, FRAME_MAX, Offload};
 use crate::port::Armed;
 
 /// The shortest frame: an Ethernet header.
@@ -121,9 +121,14 @@ impl RxRing {
             return None;
         }
         // From here on the private copy counts.
-        let decoded = vnet_hdr::decode(&space[..header_len], len, Sender::Guest);
+        let header = &space[..header_len];
         self.core.complete(entry.head, 0);
-        let Ok(offload) = decoded else {
+        // A constant is committed without a way through memory.
+        if vnet_hdr::is_plain(header) {
+            burst.commit(len, Offload::default());
+            return Some(Taken::Frame(len));
+        }
+        let Ok(offload) = vnet_hdr::decode(header, len, Sender::Guest) else {
             return Some(Taken::Discarded);
         };
         burst.commit(len, offload);
