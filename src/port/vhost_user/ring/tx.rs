@@ -75,12 +75,7 @@ impl TxRing {
     /// Delivers at most 64 `frames` in order until one finds no room. Nothing after a fault.
     pub fn push(&mut self, frames: &[TxFrame<'_>]) -> Pushed {
         let mut pushed = Pushed::default();
-        let config = self.core.config();
-        // A frame may need many mergeable buffers, so the newest index counts then.
-        let want = match config.mrg_rxbuf {
-            true => config.size,
-            false => frames.len().min(usize::from(config.size)) as u16,
-        };
+        let want = frames.len().min(usize::from(self.core.config().size)) as u16;
         if frames.is_empty() || self.core.available(want) == 0 {
             return pushed;
         }
@@ -123,7 +118,7 @@ impl TxRing {
     }
 
     /// The usual kind of buffer: a chain of one that holds header and frame, in one piece.
-    /// `None`, and nothing done: it is of another kind, or there is none.
+    /// `None`, and nothing done: it is of another kind, or none is known of.
     #[inline(always)]
     fn put_alone(
         &mut self,
@@ -132,7 +127,7 @@ impl TxRing {
         data: &[u8],
     ) -> Result<Option<Put>, RingFault> {
         let Some(entry) = self.core.entry(0)? else {
-            return Ok(Some(Put::NoRoom));
+            return Ok(None);
         };
         let need = header_len + data.len();
         let buffer = self.core.alone(&entry);
@@ -157,6 +152,8 @@ impl TxRing {
         self.core.clear_buffers();
         let mut had = 0;
         for (buffer, place) in self.chosen.iter_mut().zip(0..) {
+            // A frame may need more buffers than were counted for it.
+            self.core.available(place + 1);
             let Some(entry) = self.core.entry(place)? else {
                 // All the buffers a ring can have, and still not enough?
                 let never = place == self.core.config().size;
