@@ -61,10 +61,13 @@ impl Lane {
         let mut fates = look_up(&pin, &sorted);
         let fates = &mut fates[..];
         self.pipe.counters.from_uplink.add_all(&sorted.wire);
-        for index in 0..count {
-            fates[index] = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
+        let mut waiting = 0u64;
+        for index in 0..count.min(fates.len()) {
+            let fate = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
+            fates[index] = rewrite(fate, &sorted, index, bench);
+            waiting |= u64::from(matches!(fates[index], Fate::Forward(_))) << index;
         }
-        self.pipe.forward(fates, &sorted, ingoing, bench);
+        self.pipe.forward(fates, &sorted, waiting, ingoing, bench);
         self.pipe.punt(fates, &sorted, ingoing, bench);
         count
     }
@@ -119,9 +122,27 @@ fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted) -> Each<Fate<'p>> {
     sorted.parsed.iter().map(fate).collect()
 }
 
+/// Rewrites a frame that is to be forwarded, in place. What cannot be rewritten is as it came,
+/// and the guest's.
+#[inline(always)]
+fn rewrite<'p>(fate: Fate<'p>, sorted: &Sorted, index: usize, bench: &mut Bench) -> Fate<'p> {
+    let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) else {
+        return fate;
+    };
+    let (dst_mac, src_mac) = flow.macs();
+    let mut frame = bench.burst.frame_mut(index);
+    let rewrite = &flow.spec().rewrite;
+    if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
+        fate
+    } else {
+        Fate::Punt(PuntReason::Malformed)
+    }
+}
+
 impl Pipe {
     /// Steps 3 and 5 for one frame: whether the guest must see it all the same. Fates before
     /// `index` are judged already.
+    #[inline(always)]
     fn judge<'p>(
         &mut self,
         pin: &'p Pin<'_>,
@@ -258,28 +279,15 @@ impl Pipe {
         }
     }
 
-    /// Step 6: rewrite in place, then one transmit burst per egress. What cannot be rewritten
-    /// is as it came, and the guest's.
+    /// Step 6: one transmit burst per egress for the frames `waiting`, which are rewritten.
     fn forward(
         &mut self,
-        fates: &mut [Fate<'_>],
+        fates: &[Fate<'_>],
         sorted: &Sorted,
+        mut waiting: u64,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) {
-        let mut waiting = 0u64;
-        for (index, fate) in fates.iter_mut().enumerate() {
-            if let (Fate::Forward(flow), Ok(parsed)) = (*fate, &sorted.parsed[index]) {
-                let (dst_mac, src_mac) = flow.macs();
-                let mut frame = bench.burst.frame_mut(index);
-                let rewrite = &flow.spec().rewrite;
-                if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
-                    waiting |= 1 << index;
-                } else {
-                    *fate = Fate::Punt(PuntReason::Malformed);
-                }
-            }
-        }
         self.mix.hits += waiting.count_ones() as usize;
         while waiting != 0 {
             waiting &= !self.forward_to_one(fates, sorted, waiting, ingoing, bench);

@@ -49,7 +49,11 @@ pub fn parse(data: &[u8], offload: &Offload, ingress: VnicId) -> Result<Parsed, 
 
 /// [`parse()`], inlined: for the loop that every frame passes.
 #[inline(always)]
-pub(crate) fn parse_here(data: &[u8], offload: &Offload, ingress: VnicId) -> Result<Parsed, PuntReason> {
+pub(crate) fn parse_here(
+    data: &[u8],
+    offload: &Offload,
+    ingress: VnicId,
+) -> Result<Parsed, PuntReason> {
     let Some((link, rest)) = data.split_first_chunk::<ETHERNET>() else {
         return Err(PuntReason::Malformed);
     };

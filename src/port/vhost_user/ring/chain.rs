@@ -29,7 +29,7 @@ const AHEAD: usize = crate::packet::Burst::FRAMES_MAX;
 const DESCRIPTORS_LINE: usize = 64 / DESCRIPTOR_SIZE;
 
 /// How many chains ahead the first buffer is prefetched.
-const PREFETCH_DISTANCE: u16 = 8;
+pub(super) const PREFETCH_DISTANCE: usize = 8;
 
 /// One entry of the available ring and the first descriptor of its chain, as copies.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +41,7 @@ pub(super) struct Entry {
 impl Entry {
     /// The chain's only buffer, if it is one and as the ring's direction asks for. `None` says
     /// nothing against the chain.
-    #[inline]
+    #[inline(always)]
     pub(super) fn alone(&self, direction: Direction) -> Option<Segment> {
         let wanted = match direction {
             Direction::FromGuest => 0,
@@ -52,8 +52,8 @@ impl Entry {
     }
 
     /// The first descriptor's buffer, or indirect table.
-    #[inline]
-    fn buffer(&self) -> Segment {
+    #[inline(always)]
+    pub(super) fn buffer(&self) -> Segment {
         Segment {
             addr: self.first.addr,
             len: self.first.len,
@@ -80,11 +80,11 @@ impl Ahead {
         }
     }
 
-    /// The entry at available index `index`; `until` is the driver's index, not equal
-    /// to `index`. Inlined, so that an entry stays in registers: one that goes through memory
-    /// is read back before its parts have left the store buffer.
+    /// The entries from available index `index` on, at least one; `until` is the driver's
+    /// index, not equal to `index`. The first buffers are on their way when they were read just
+    /// now; whoever takes an entry sees to the one [`PREFETCH_DISTANCE`] behind it.
     #[inline(always)]
-    pub(super) fn get(
+    pub(super) fn from(
         &mut self,
         areas: &Areas,
         reach: &mut Reach,
@@ -92,19 +92,15 @@ impl Ahead {
         direction: Direction,
         index: u16,
         until: u16,
-    ) -> Result<Entry, RingFault> {
+    ) -> Result<&[Entry], RingFault> {
         let mut place = index.wrapping_sub(self.base);
         if place >= self.len {
             self.refill(areas, config, index, until)?;
-            place = 0;
             self.prefetch_first(areas, reach, config, direction);
+            place = 0;
         }
-        let later = place + PREFETCH_DISTANCE;
-        if later < self.len {
-            let buffer = self.entries[usize::from(later) % AHEAD].buffer();
-            reach.prefetch(areas.map(), buffer, config.header_len, direction);
-        }
-        Ok(self.entries[usize::from(place) % AHEAD])
+        let known = &self.entries[..usize::from(self.len).min(AHEAD)];
+        Ok(known.get(usize::from(place)..).unwrap_or(&[]))
     }
 
     /// Reads entries from `index` on, up to the first bad head; that one is a fault only
@@ -151,7 +147,7 @@ impl Ahead {
         config: &RingConfig,
         direction: Direction,
     ) {
-        for entry in &self.entries[..usize::from(self.len.min(PREFETCH_DISTANCE))] {
+        for entry in &self.entries[..usize::from(self.len).min(PREFETCH_DISTANCE)] {
             reach.prefetch(areas.map(), entry.buffer(), config.header_len, direction);
         }
     }
