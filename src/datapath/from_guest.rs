@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, Patience, deliver, deliver_with};
-use super::from_uplink::{destination, wire_of};
+use super::from_uplink::{Each, destination, wire_of};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use super::parking::Parked;
 use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
@@ -187,11 +187,7 @@ impl Pipe {
         bench: &mut Bench,
     ) {
         let Bench { burst, adapted, .. } = bench;
-        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
-        let count = range.len();
-        for (place, index) in range.clone().enumerate() {
-            frames[place] = burst.frame(index);
-        }
+        let frames: Each<Frame<'_>> = range.clone().map(|index| burst.frame(index)).collect();
         let counters = &self.counters;
         let port = self.vnics[vnic].uplink.toward(queue);
         let mut passed = Sum::default();
@@ -202,7 +198,7 @@ impl Pipe {
                 Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
             }
         };
-        deliver_with(Patience::Waits, port, &frames[..count], adapted, told);
+        deliver_with(Patience::Waits, port, &frames, adapted, told);
         counters.passed.add_sum(passed);
     }
 

@@ -2,14 +2,19 @@
 
 use std::cell::Cell;
 
+use arrayvec::ArrayVec;
+
 use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, deliver};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
 use crate::packet::{
-    Burst, DropReason, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
+    Burst, DropReason, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse_here,
 };
+
+/// One of each for the frames of a burst, or some of them.
+pub(super) type Each<T> = ArrayVec<T, { Burst::FRAMES_MAX }>;
 
 /// What is decided for a frame of the burst.
 #[derive(Clone, Copy)]
@@ -21,9 +26,12 @@ enum Fate<'p> {
 }
 
 /// A burst after step 1: what each frame is.
+#[derive(Default)]
 struct Sorted {
-    parsed: [Result<Parsed, PuntReason>; Burst::FRAMES_MAX],
-    wire: [Wire; Burst::FRAMES_MAX],
+    parsed: Each<Result<Parsed, PuntReason>>,
+    wire: Each<Wire>,
+    /// Of those that have one.
+    keys: Each<FlowKey>,
     /// The egress asked about last, and whether it can transmit.
     reached: Cell<Option<(VnicId, bool)>>,
 }
@@ -46,41 +54,42 @@ impl Lane {
             return 0;
         }
         let ingoing = Ingoing { vnic, queue, now };
-        let sorted = sort(&bench.burst, VnicId(vnic as u16));
+        let mut sorted = Sorted::default();
+        sorted.sort(&bench.burst, VnicId(vnic as u16));
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
-        let mut fates = look_up(&pin, &sorted, count);
-        let fates = &mut fates[..count];
-        self.pipe
-            .counters
-            .from_uplink
-            .add_all(&sorted.wire[..count]);
-        for index in 0..count {
-            fates[index] = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
+        let mut fates = look_up(&pin, &sorted);
+        let fates = &mut fates[..];
+        self.pipe.counters.from_uplink.add_all(&sorted.wire);
+        let mut waiting = 0u64;
+        for index in 0..count.min(fates.len()) {
+            let fate = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
+            fates[index] = rewrite(fate, &sorted, index, bench);
+            waiting |= u64::from(matches!(fates[index], Fate::Forward(_))) << index;
         }
-        self.pipe.forward(fates, &sorted, ingoing, bench);
+        self.pipe.forward(fates, &sorted, waiting, ingoing, bench);
         self.pipe.punt(fates, &sorted, ingoing, bench);
         count
     }
 }
 
-/// Step 1: parse.
-fn sort(burst: &Burst, vnic: VnicId) -> Sorted {
-    let mut sorted = Sorted {
-        parsed: [Err(PuntReason::Miss); Burst::FRAMES_MAX],
-        wire: [Wire::default(); Burst::FRAMES_MAX],
-        reached: Cell::new(None),
-    };
-    for index in 0..burst.len() {
-        let frame = burst.frame(index);
-        let parsed = parse(frame.data, &frame.offload, vnic);
-        sorted.wire[index] = wire_of(&frame, parsed.as_ref().ok());
-        sorted.parsed[index] = parsed;
+impl Sorted {
+    /// Step 1: parse.
+    fn sort(&mut self, burst: &Burst, vnic: VnicId) {
+        for index in 0..burst.len().min(Burst::FRAMES_MAX) {
+            let frame = burst.frame(index);
+            let parsed = parse_here(frame.data, &frame.offload, vnic);
+            self.wire.push(wire_of(&frame, parsed.as_ref().ok()));
+            if let Ok(parsed) = &parsed {
+                self.keys.push(parsed.key);
+            }
+            self.parsed.push(parsed);
+        }
     }
-    sorted
 }
 
 /// What a frame is on the wire; one without a key counts as one packet.
+#[inline(always)]
 pub(super) fn wire_of(frame: &Frame<'_>, parsed: Option<&Parsed>) -> Wire {
     const ETHERNET_HEADER: usize = 14;
     match parsed {
@@ -99,34 +108,41 @@ pub(super) fn wire_of(frame: &Frame<'_>, parsed: Option<&Parsed>) -> Wire {
 }
 
 /// Step 5: one look-up for the whole burst. A frame without a key, or without a flow, punts.
-fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, count: usize) -> [Fate<'p>; Burst::FRAMES_MAX] {
-    let mut fates = [Fate::Punt(PuntReason::Miss); Burst::FRAMES_MAX];
-    let mut keys = [FlowKey::default(); Burst::FRAMES_MAX];
-    let mut places = [0u8; Burst::FRAMES_MAX];
-    let mut keyed = 0;
-    for (index, parsed) in sorted.parsed[..count].iter().enumerate() {
-        match parsed {
-            Ok(parsed) => {
-                keys[keyed] = parsed.key;
-                places[keyed] = index as u8;
-                keyed += 1;
-            }
-            Err(reason) => fates[index] = Fate::Punt(*reason),
-        }
-    }
+fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted) -> Each<Fate<'p>> {
     let mut found = [None; Burst::FRAMES_MAX];
-    pin.lookup_burst(&keys[..keyed], &mut found[..keyed]);
-    for (place, flow) in places[..keyed].iter().zip(found) {
-        if let Some(flow) = flow {
-            fates[usize::from(*place)] = Fate::Forward(flow);
-        }
+    pin.lookup_burst(&sorted.keys, &mut found);
+    let mut found = found.into_iter();
+    let fate = |parsed: &Result<Parsed, PuntReason>| match parsed {
+        Ok(_) => match found.next().flatten() {
+            Some(flow) => Fate::Forward(flow),
+            None => Fate::Punt(PuntReason::Miss),
+        },
+        Err(reason) => Fate::Punt(*reason),
+    };
+    sorted.parsed.iter().map(fate).collect()
+}
+
+/// Rewrites a frame that is to be forwarded, in place. What cannot be rewritten is as it came,
+/// and the guest's.
+#[inline(always)]
+fn rewrite<'p>(fate: Fate<'p>, sorted: &Sorted, index: usize, bench: &mut Bench) -> Fate<'p> {
+    let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) else {
+        return fate;
+    };
+    let (dst_mac, src_mac) = flow.macs();
+    let mut frame = bench.burst.frame_mut(index);
+    let rewrite = &flow.spec().rewrite;
+    if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
+        fate
+    } else {
+        Fate::Punt(PuntReason::Malformed)
     }
-    fates
 }
 
 impl Pipe {
     /// Steps 3 and 5 for one frame: whether the guest must see it all the same. Fates before
     /// `index` are judged already.
+    #[inline(always)]
     fn judge<'p>(
         &mut self,
         pin: &'p Pin<'_>,
@@ -263,28 +279,15 @@ impl Pipe {
         }
     }
 
-    /// Step 6: rewrite in place, then one transmit burst per egress. What cannot be rewritten
-    /// is as it came, and the guest's.
+    /// Step 6: one transmit burst per egress for the frames `waiting`, which are rewritten.
     fn forward(
         &mut self,
-        fates: &mut [Fate<'_>],
+        fates: &[Fate<'_>],
         sorted: &Sorted,
+        mut waiting: u64,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) {
-        let mut waiting = 0u64;
-        for (index, fate) in fates.iter_mut().enumerate() {
-            if let (Fate::Forward(flow), Ok(parsed)) = (*fate, &sorted.parsed[index]) {
-                let (dst_mac, src_mac) = flow.macs();
-                let mut frame = bench.burst.frame_mut(index);
-                let rewrite = &flow.spec().rewrite;
-                if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
-                    waiting |= 1 << index;
-                } else {
-                    *fate = Fate::Punt(PuntReason::Malformed);
-                }
-            }
-        }
         self.mix.hits += waiting.count_ones() as usize;
         while waiting != 0 {
             waiting &= !self.forward_to_one(fates, sorted, waiting, ingoing, bench);
@@ -302,9 +305,9 @@ impl Pipe {
     ) -> u64 {
         let Bench { burst, adapted, .. } = bench;
         let mut egress = None;
-        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
-        let mut places = [0u8; Burst::FRAMES_MAX];
-        let (mut count, mut taken) = (0, 0u64);
+        let mut frames = Each::<Frame<'_>>::new();
+        let mut places = Each::<u8>::new();
+        let mut taken = 0u64;
         for index in ones(waiting) {
             let Fate::Forward(flow) = &fates[index] else {
                 continue;
@@ -312,9 +315,8 @@ impl Pipe {
             let queue = flow.egress_queue().unwrap_or(ingoing.queue);
             let own = (flow.spec().egress, queue);
             if *egress.get_or_insert(own) == own {
-                frames[count] = burst.frame(index);
-                places[count] = index as u8;
-                count += 1;
+                frames.push(burst.frame(index));
+                places.push(index as u8);
                 taken |= 1 << index;
             }
         }
@@ -325,7 +327,7 @@ impl Pipe {
         let now_ms = ingoing.now.millis() as u32;
         let counters = &self.counters;
         let mut forwarded = Sum::default();
-        deliver(port, &frames[..count], adapted, |place, outcome| {
+        deliver(port, &frames, adapted, |place, outcome| {
             let index = usize::from(places[place]);
             let wire = sorted.wire[index];
             match (outcome, &fates[index]) {
@@ -368,26 +370,24 @@ impl Pipe {
     /// Step 7: everything else into the guest's receive ring.
     fn punt(&mut self, fates: &[Fate<'_>], sorted: &Sorted, ingoing: Ingoing, bench: &mut Bench) {
         let Bench { burst, adapted, .. } = bench;
-        let mut frames = [Frame::default(); Burst::FRAMES_MAX];
-        let mut reasons = [(PuntReason::Miss, 0u8); Burst::FRAMES_MAX];
-        let mut count = 0;
+        let mut frames = Each::<Frame<'_>>::new();
+        let mut reasons = Each::<(PuntReason, u8)>::new();
         for (index, fate) in fates.iter().enumerate() {
             if let Fate::Punt(reason) = fate {
-                frames[count] = burst.frame(index);
-                reasons[count] = (*reason, index as u8);
-                count += 1;
+                frames.push(burst.frame(index));
+                reasons.push((*reason, index as u8));
             }
         }
-        if count == 0 {
+        if frames.is_empty() {
             return;
         }
-        self.mix.punts += count;
+        self.mix.punts += frames.len();
         if !self.meter.is_open() {
-            count = self.meter_out(&mut frames[..count], &mut reasons, sorted, ingoing.now);
+            self.meter_out(&mut frames, &mut reasons, sorted, ingoing.now);
         }
         let port = self.vnics[ingoing.vnic].guest.toward(ingoing.queue);
         let counters = &self.counters;
-        deliver(port, &frames[..count], adapted, |place, outcome| {
+        deliver(port, &frames, adapted, |place, outcome| {
             let (reason, index) = reasons[place];
             let wire = sorted.wire[usize::from(index)];
             match outcome {
@@ -399,15 +399,15 @@ impl Pipe {
 }
 
 impl Pipe {
-    /// Keeps of a burst's punts those that the element's meter lets pass, in their order, and
-    /// says how many; the others are lost, counted.
+    /// Keeps of a burst's punts those that the element's meter lets pass, in their order; the
+    /// others are lost, counted.
     fn meter_out(
         &mut self,
-        frames: &mut [Frame<'_>],
-        reasons: &mut [(PuntReason, u8); Burst::FRAMES_MAX],
+        frames: &mut Each<Frame<'_>>,
+        reasons: &mut Each<(PuntReason, u8)>,
         sorted: &Sorted,
         now: Moment,
-    ) -> usize {
+    ) {
         let asked = |place: usize| {
             let (reason, index) = reasons[place];
             (reason.share(), sorted.wire[usize::from(index)].packets)
@@ -424,7 +424,8 @@ impl Pipe {
                 self.counters.lose(DropReason::PuntMeter, wire);
             }
         }
-        kept
+        frames.truncate(kept);
+        reasons.truncate(kept);
     }
 }
 

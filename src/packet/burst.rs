@@ -44,6 +44,9 @@ struct Slot {
 #[derive(Debug)]
 pub struct Burst {
     arena: Box<[u8]>,
+    /// The arena's first byte on a cache line's border; what is before is not used.
+    origin: usize,
+    /// Where the next frame's headroom begins; so many lines behind `origin`.
     used: usize,
     slots: Vec<Slot>,
 }
@@ -60,16 +63,19 @@ impl Burst {
 
     /// An empty burst; the only place that allocates.
     pub fn new() -> Self {
+        let arena = vec![0; ARENA + ALIGN].into_boxed_slice();
+        let origin = arena.as_ptr().align_offset(ALIGN).min(ALIGN);
         Self {
-            arena: vec![0; ARENA].into_boxed_slice(),
-            used: 0,
+            arena,
+            origin,
+            used: origin,
             slots: Vec::with_capacity(Self::FRAMES_MAX),
         }
     }
 
     /// Forgets all frames.
     pub fn clear(&mut self) {
-        self.used = 0;
+        self.used = self.origin;
         self.slots.clear();
     }
 
@@ -95,7 +101,7 @@ impl Burst {
             return None;
         }
         let start = self.used + HEADROOM;
-        self.arena[..PACKED].get_mut(start..start + len)
+        self.arena[..self.origin + PACKED].get_mut(start..start + len)
     }
 
     /// The same space with the `header` bytes of headroom right before it, for a device that
@@ -106,7 +112,7 @@ impl Burst {
             return None;
         }
         let start = self.used + HEADROOM;
-        self.arena[..PACKED].get_mut(start - header..start + len)
+        self.arena[..self.origin + PACKED].get_mut(start - header..start + len)
     }
 
     /// Spaces for [`Burst::FRAMES_MAX`] frames of any length at once, each with the `header`
@@ -114,7 +120,7 @@ impl Burst {
     /// empty burst, or one whose frames came by [`Burst::commit_spread`].
     pub fn spread(&mut self, header: usize) -> impl Iterator<Item = &mut [u8]> {
         let first = HEADROOM.saturating_sub(header);
-        let frames = self.arena.chunks_exact_mut(STRIDE);
+        let frames = self.arena[self.origin..].chunks_exact_mut(STRIDE);
         frames.map(move |space| &mut space[first..HEADROOM + FRAME_MAX])
     }
 
@@ -122,8 +128,9 @@ impl Burst {
     /// the next frame. Places grow from frame to frame.
     #[inline]
     pub fn commit_spread(&mut self, place: usize, len: usize, offload: Offload) {
-        debug_assert!(self.used <= place * STRIDE && place < Self::FRAMES_MAX);
-        self.used = place * STRIDE;
+        let start = self.origin + place * STRIDE;
+        debug_assert!(self.used <= start && place < Self::FRAMES_MAX);
+        self.used = start;
         self.commit(len, offload);
     }
 
@@ -138,7 +145,7 @@ impl Burst {
             headroom: HEADROOM as u32,
             offload,
         });
-        self.used = (start + len).next_multiple_of(ALIGN);
+        self.used += (HEADROOM + len).next_multiple_of(ALIGN);
     }
 
     /// Copies a frame in; false if it does not fit.
@@ -242,6 +249,7 @@ mod tests {
         let mut burst = Burst::new();
         for n in 0..Burst::FRAMES_MAX {
             assert!(burst.push(&[n as u8; 60], Offload::default()));
+            assert!(burst.frame(n).data.as_ptr().addr().is_multiple_of(ALIGN));
         }
         assert!(!burst.push(&[0; 60], Offload::default()));
         for n in 0..Burst::FRAMES_MAX {

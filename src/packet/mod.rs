@@ -30,5 +30,6 @@ pub use burst::{Burst, FRAME_MAX, Frame, FrameMut, HEADROOM, TxFrame};
 pub use key::{FlowKey, Tuple, VnicId};
 pub use marker::Marker;
 pub use offload::{Checksum, Gso, GsoKind, Offload, PeerOffloads};
+pub(crate) use parse::parse_here;
 pub use parse::{Parsed, parse};
 pub use verdict::{DropReason, PuntReason, ShareClass, Verdict};

@@ -43,8 +43,17 @@ pub struct Parsed {
 }
 
 /// Parses a frame that came in on `ingress`; the answer is a key with offsets or why it has none.
-#[inline]
 pub fn parse(data: &[u8], offload: &Offload, ingress: VnicId) -> Result<Parsed, PuntReason> {
+    parse_here(data, offload, ingress)
+}
+
+/// [`parse()`], inlined: for the loop that every frame passes.
+#[inline(always)]
+pub(crate) fn parse_here(
+    data: &[u8],
+    offload: &Offload,
+    ingress: VnicId,
+) -> Result<Parsed, PuntReason> {
     let Some((link, rest)) = data.split_first_chunk::<ETHERNET>() else {
         return Err(PuntReason::Malformed);
     };
@@ -74,7 +83,7 @@ pub fn parse(data: &[u8], offload: &Offload, ingress: VnicId) -> Result<Parsed, 
     Ok(parsed)
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(packet: &[u8], l3: usize, vlan: u16, vnic: VnicId) -> Result<Parsed, PuntReason> {
     let Some(header) = packet.first_chunk::<IPV4>() else {
         return Err(PuntReason::Malformed);
@@ -99,20 +108,9 @@ fn ipv4(packet: &[u8], l3: usize, vlan: u16, vnic: VnicId) -> Result<Parsed, Pun
         return Err(PuntReason::Fragment);
     }
     let l4 = Transport::read(header[9], Family::V4, packet.get(IPV4..len).unwrap_or(&[]))?;
-    let (mut src, mut dst) = ([0; 16], [0; 16]);
-    src[..4].copy_from_slice(&header[12..16]);
-    dst[..4].copy_from_slice(&header[16..20]);
+    let ports = (l4.src_port, l4.dst_port);
     Ok(Parsed {
-        key: FlowKey::from_parts(
-            vnic,
-            vlan,
-            4,
-            header[9],
-            &src,
-            &dst,
-            l4.src_port,
-            l4.dst_port,
-        ),
+        key: FlowKey::of_ipv4((vnic, vlan, header[9]), (src, dst), ports),
         l3: l3 as u8,
         l4: (l3 + IPV4) as u8,
         payload: (l3 + IPV4) as u16 + l4.header_len,
@@ -213,7 +211,7 @@ struct Transport {
 
 impl Transport {
     /// Reads the L4 header; `segment` ends where the IP packet does.
-    #[inline]
+    #[inline(always)]
     fn read(number: u8, family: Family, segment: &[u8]) -> Result<Self, PuntReason> {
         match number {
             protocol::TCP => Self::tcp(segment),

@@ -218,7 +218,7 @@ impl Rewrite {
     /// Rewrites a frame in place. `parsed` must be of this frame and its key the `from` of [`Rewrite::new`].
     /// A tag that the egress VLAN does not want is popped, a priority tag too; a pushed one
     /// has PCP 0. False, and no change, when that cannot be.
-    #[inline]
+    #[inline(always)]
     pub fn apply(
         &self,
         frame: &mut FrameMut<'_>,
@@ -304,24 +304,28 @@ impl Rewrite {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv4(&self, header: &mut [u8; IPV4]) {
         let (head, life) = (be16(header, 0), be16(header, 8));
         let new_head = head & !self.dscp_mask | self.dscp_bits;
-        header[8] = header[8].saturating_sub(self.ttl);
-        let new_life = be16(header, 8);
+        // TTL and protocol in one piece, never a byte to be read back as part of a word.
+        let new_life = u16::from_be_bytes([header[8].saturating_sub(self.ttl), header[9]]);
+        header[8..10].copy_from_slice(&new_life.to_be_bytes());
         header[..2].copy_from_slice(&new_head.to_be_bytes());
         header[12..20].copy_from_slice(&self.addresses[..8]);
-        let sum = u64::from(!be16(header, 10))
-            + u64::from(!head)
-            + u64::from(new_head)
-            + u64::from(!life)
-            + u64::from(new_life)
-            + u64::from(self.ip_delta);
-        header[10..12].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+        let sum = u32::from(!be16(header, 10))
+            + u32::from(!head)
+            + u32::from(new_head)
+            + u32::from(!life)
+            + u32::from(new_life)
+            + u32::from(self.ip_delta);
+        // Six words: after one fold it is a word and a carry of at most one.
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = sum as u16 + (sum >> 16) as u16;
+        header[10..12].copy_from_slice(&(!sum).to_be_bytes());
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv6(&self, header: &mut [u8; IPV6]) {
         let head = be16(header, 0) & !self.dscp_mask | self.dscp_bits;
         header[..2].copy_from_slice(&head.to_be_bytes());
@@ -330,7 +334,7 @@ impl Rewrite {
     }
 
     /// Ports or identifier, and the checksum; `len` is the segment's, without padding.
-    #[inline]
+    #[inline(always)]
     fn transport(&self, segment: &mut [u8], len: usize, partial: bool) {
         match self.transport {
             Transport::Untouched => {}

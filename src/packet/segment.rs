@@ -25,8 +25,11 @@ use super::{
 pub const SEGMENTS_MAX: usize = 2048;
 
 /// Whether `peer` takes a frame as it is.
-#[inline]
+#[inline(always)]
 pub fn fits(offload: &Offload, peer: &PeerOffloads) -> bool {
+    if *offload == Offload::default() {
+        return true;
+    }
     let kind = match offload.gso.kind {
         GsoKind::None => true,
         GsoKind::Tcp4 => peer.tso4,

@@ -68,16 +68,21 @@ pub enum InvalidVnetHdr {
     GsoWithoutChecksum(u8),
 }
 
+/// The header of a frame that lacks nothing.
+const PLAIN: [u8; LEN] = [0, GSO_NONE, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+/// Whether a header of at least [`LEN_LEGACY`] bytes asks for nothing and promises nothing: that
+/// of a usual wire packet. [`decode`] then gives the default.
+#[inline(always)]
+pub fn is_plain(header: &[u8]) -> bool {
+    header.first_chunk() == Some(&[0, GSO_NONE])
+}
+
 /// Reads the header of a frame of `frame_len` bytes; bytes behind the tenth are ignored.
-#[inline]
 pub fn decode(header: &[u8], frame_len: usize, sender: Sender) -> Result<Offload, InvalidVnetHdr> {
     let Some(h) = header.first_chunk::<LEN_LEGACY>() else {
         return Err(InvalidVnetHdr::Short(header.len()));
     };
-    // The usual header of a wire packet, read as one word.
-    if h[..2] == [0, GSO_NONE] {
-        return Ok(Offload::default());
-    }
     let le16 = |at: usize| u16::from_le_bytes([h[at], h[at + 1]]);
     let (size, start, offset) = (le16(4), le16(6), le16(8));
     let checksum = if h[0] & F_NEEDS_CSUM != 0 {
@@ -126,10 +131,17 @@ fn gso(gso_type: u8, size: u16, checksum: Checksum) -> Result<Gso, InvalidVnetHd
 /// payload. A partial checksum whose field lies among link-layer or IP header bytes is left
 /// out, and the frame goes as it is: completing it would let its sender change addresses
 /// after they were checked. So is a GSO kind that the headers contradict.
-#[inline]
+#[inline(always)]
 pub fn encode(offload: &Offload, frame: &[u8]) -> [u8; LEN] {
-    let mut header = [0; LEN];
-    header[10..].copy_from_slice(&1u16.to_le_bytes());
+    match offload.checksum {
+        Checksum::Unchecked => PLAIN,
+        Checksum::Valid | Checksum::Partial { .. } => encode_marked(offload, frame),
+    }
+}
+
+#[inline(never)]
+fn encode_marked(offload: &Offload, frame: &[u8]) -> [u8; LEN] {
+    let mut header = PLAIN;
     match offload.checksum {
         Checksum::Unchecked => {}
         Checksum::Valid => header[0] = F_DATA_VALID,

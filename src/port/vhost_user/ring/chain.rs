@@ -25,8 +25,11 @@ pub(super) const SEGMENTS_MAX: usize = 1024;
 /// Heads read ahead at most: a burst.
 const AHEAD: usize = crate::packet::Burst::FRAMES_MAX;
 
+/// Descriptors in a cache line.
+const DESCRIPTORS_LINE: usize = 64 / DESCRIPTOR_SIZE;
+
 /// How many chains ahead the first buffer is prefetched.
-const PREFETCH_DISTANCE: u16 = 8;
+pub(super) const PREFETCH_DISTANCE: usize = 8;
 
 /// One entry of the available ring and the first descriptor of its chain, as copies.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,7 +41,7 @@ pub(super) struct Entry {
 impl Entry {
     /// The chain's only buffer, if it is one and as the ring's direction asks for. `None` says
     /// nothing against the chain.
-    #[inline]
+    #[inline(always)]
     pub(super) fn alone(&self, direction: Direction) -> Option<Segment> {
         let wanted = match direction {
             Direction::FromGuest => 0,
@@ -49,8 +52,8 @@ impl Entry {
     }
 
     /// The first descriptor's buffer, or indirect table.
-    #[inline]
-    fn buffer(&self) -> Segment {
+    #[inline(always)]
+    pub(super) fn buffer(&self) -> Segment {
         Segment {
             addr: self.first.addr,
             len: self.first.len,
@@ -77,10 +80,11 @@ impl Ahead {
         }
     }
 
-    /// The entry at available index `index`; `until` is the driver's index, not equal
-    /// to `index`.
-    #[inline]
-    pub(super) fn get(
+    /// The entries from available index `index` on, at least one; `until` is the driver's
+    /// index, not equal to `index`. The first buffers are on their way when they were read just
+    /// now; whoever takes an entry sees to the one [`PREFETCH_DISTANCE`] behind it.
+    #[inline(always)]
+    pub(super) fn from(
         &mut self,
         areas: &Areas,
         reach: &mut Reach,
@@ -88,25 +92,20 @@ impl Ahead {
         direction: Direction,
         index: u16,
         until: u16,
-    ) -> Result<Entry, RingFault> {
+    ) -> Result<&[Entry], RingFault> {
         let mut place = index.wrapping_sub(self.base);
         if place >= self.len {
             self.refill(areas, config, index, until)?;
+            self.prefetch_first(areas, reach, config, direction);
             place = 0;
-            for entry in &self.entries[..usize::from(self.len.min(PREFETCH_DISTANCE))] {
-                reach.prefetch(areas.map(), entry.buffer(), direction);
-            }
         }
-        let later = place + PREFETCH_DISTANCE;
-        if later < self.len {
-            let entry = &self.entries[usize::from(later) % AHEAD];
-            reach.prefetch(areas.map(), entry.buffer(), direction);
-        }
-        Ok(self.entries[usize::from(place) % AHEAD])
+        let known = &self.entries[..usize::from(self.len).min(AHEAD)];
+        Ok(known.get(usize::from(place)..).unwrap_or(&[]))
     }
 
     /// Reads entries from `index` on, up to the first bad head; that one is a fault only
     /// once it is at the front.
+    #[inline(never)]
     fn refill(
         &mut self,
         areas: &Areas,
@@ -116,11 +115,11 @@ impl Ahead {
     ) -> Result<(), RingFault> {
         self.base = index;
         self.len = 0;
-        let count = usize::from(until.wrapping_sub(index)).clamp(1, AHEAD);
-        for (entry, index) in self.entries[..count].iter_mut().zip(0..) {
-            let head = areas.head(self.base.wrapping_add(index));
+        let count = until.wrapping_sub(index).clamp(1, AHEAD as u16);
+        for (entry, at) in self.entries[..usize::from(count)].iter_mut().zip(0..) {
+            let head = areas.head(index.wrapping_add(at));
             if head >= config.size {
-                if index > 0 {
+                if at > 0 {
                     break;
                 }
                 let size = config.size;
@@ -130,9 +129,27 @@ impl Ahead {
                 head,
                 first: areas.descriptor(head),
             };
-            self.len += 1;
+            self.len = at + 1;
+        }
+        // What comes behind is published, too: its descriptors are asked for already.
+        let later = until.wrapping_sub(index).min(2 * count);
+        for at in (count..later).step_by(DESCRIPTORS_LINE) {
+            areas.prefetch_descriptor(areas.head(index.wrapping_add(at)));
         }
         Ok(())
+    }
+
+    #[inline(never)]
+    fn prefetch_first(
+        &self,
+        areas: &Areas,
+        reach: &mut Reach,
+        config: &RingConfig,
+        direction: Direction,
+    ) {
+        for entry in &self.entries[..usize::from(self.len).min(PREFETCH_DISTANCE)] {
+            reach.prefetch(areas.map(), entry.buffer(), config.header_len, direction);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod nap_model;
 mod notify;
 mod raw;
 mod rx;
+mod span;
 mod tx;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The only `unsafe` of the rings: one-line accessors over host pointers.
+//! The `unsafe` of the rings, but for the copies in [`super::span`]: one-line accessors over
+//! host pointers.
 //!
 //! *Promises*: safe functions that touch nothing but bytes of a [`GuestMap`]'s
 //! regions. A guest may change these bytes at any moment; each accessor reads a
@@ -17,10 +18,9 @@
 //!   its host address has the area's alignment.
 
 use std::any::Any;
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -32,6 +32,7 @@ use super::layout::{
 };
 use super::memory::DirtyLog;
 use super::notify::Shared;
+use super::span::Span;
 
 /// Called before every read of guest memory, so that a test can change it there.
 #[cfg(test)]
@@ -52,7 +53,7 @@ pub(super) mod hook {
     }
 
     #[inline]
-    pub(super) fn before_read() {
+    pub(in super::super) fn before_read() {
         if !IS_SET.get() {
             return;
         }
@@ -65,9 +66,9 @@ pub(super) mod hook {
 }
 
 #[cfg(not(test))]
-mod hook {
+pub(super) mod hook {
     #[inline(always)]
-    pub(super) fn before_read() {}
+    pub(in super::super) fn before_read() {}
 }
 
 /// One mapped region of a guest's memory.
@@ -182,13 +183,9 @@ impl GuestMap {
         };
         let offset = addr - region.guest_base;
         let len = len.min((region.len - offset) as usize);
-        Some(Span {
-            // SAFETY: `offset < region.len` was checked by this function or `search`,
-            // so the sum stays inside the mapping (I1).
-            host: unsafe { region.host.add(offset as usize) },
-            len,
-            map: PhantomData,
-        })
+        // SAFETY: `offset < region.len` was checked by this function or `search`, so the sum
+        // stays inside the mapping (I1), and `len` was cut at the region's end (I2).
+        Some(unsafe { Span::new(region.host.add(offset as usize), len) })
     }
 
     #[cold]
@@ -205,109 +202,6 @@ impl GuestMap {
     pub(super) fn mark(&self, addr: u64, len: usize) {
         if let Some(log) = &self.dirty {
             log.mark(addr, len as u64);
-        }
-    }
-}
-
-/// Bytes of one region (I2).
-#[derive(Clone, Copy)]
-pub(super) struct Span<'m> {
-    host: NonNull<u8>,
-    len: usize,
-    map: PhantomData<&'m GuestMap>,
-}
-
-impl Span<'_> {
-    #[inline]
-    pub(super) fn len(self) -> usize {
-        self.len
-    }
-
-    /// Copies the first bytes out; no more than either side has.
-    ///
-    /// The guest may write meanwhile: the copy is then a mix of old and new bytes,
-    /// as any content it could have sent, and only the copy is looked at.
-    #[inline]
-    pub(super) fn read(self, into: &mut [u8]) {
-        hook::before_read();
-        let count = into.len().min(self.len);
-        // SAFETY: `count` bytes are inside the span (I2, `min` above) and inside `into`;
-        // they do not overlap, as no reference points into guest memory (I1).
-        unsafe {
-            self.host
-                .copy_to_nonoverlapping(NonNull::from(into).cast(), count)
-        };
-        compiler_fence(Ordering::SeqCst);
-    }
-
-    /// Copies `from` to the first bytes; no more than either side has.
-    #[inline]
-    pub(super) fn write(self, from: &[u8]) {
-        let count = from.len().min(self.len);
-        // SAFETY: as in `read`, the other way round.
-        unsafe {
-            self.host
-                .copy_from_nonoverlapping(NonNull::from(from).cast(), count)
-        };
-    }
-
-    /// Copies all of `from` to the first bytes; false, and nothing done, if there are fewer.
-    #[inline]
-    pub(super) fn write_array<const N: usize>(self, from: &[u8; N]) -> bool {
-        if self.len < N {
-            return false;
-        }
-        // SAFETY: as in `read`, the other way round; `N` bytes are there (checked above).
-        unsafe {
-            self.host
-                .copy_from_nonoverlapping(NonNull::from(from).cast(), N)
-        };
-        true
-    }
-
-    /// The bytes behind the first `count`; none if there are no more.
-    #[inline]
-    pub(super) fn skip(self, count: usize) -> Self {
-        let count = count.min(self.len);
-        Self {
-            // SAFETY: at most one past the span's end (`min` above), so inside the mapping or
-            // right behind it (I2).
-            host: unsafe { self.host.add(count) },
-            len: self.len - count,
-            map: PhantomData,
-        }
-    }
-
-    /// Asks the CPU for the first and the last byte's cache lines, to be read.
-    #[inline]
-    pub(super) fn prefetch(self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing architecturally and cannot fault; SSE is
-        // part of x86_64. Both bytes are in the span (I2; the last is the first of an
-        // empty one).
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let last = self.host.add(self.len.saturating_sub(1));
-            _mm_prefetch::<_MM_HINT_T0>(self.host.as_ptr().cast_const().cast());
-            _mm_prefetch::<_MM_HINT_T0>(last.as_ptr().cast_const().cast());
-        }
-    }
-
-    /// The same, to be written: the lines become this CPU's own at once.
-    #[inline]
-    pub(super) fn prefetch_to_write(self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as in `prefetch`; a CPU without PREFETCHW takes it for a no-op, as all of
-        // x86_64 must.
-        unsafe {
-            let last = self.host.add(self.len.saturating_sub(1));
-            std::arch::asm!(
-                "prefetchw [{first}]",
-                "prefetchw [{last}]",
-                first = in(reg) self.host.as_ptr(),
-                last = in(reg) last.as_ptr(),
-                options(nostack, preserves_flags, readonly),
-            );
         }
     }
 }
@@ -384,6 +278,19 @@ impl Areas {
         Descriptor::from_words(first, second)
     }
 
+    /// Asks the CPU for the cache line of descriptor `index`, masked to the table.
+    #[inline]
+    pub(super) fn prefetch_descriptor(&self, index: u16) {
+        let offset = usize::from(index & self.mask) * DESCRIPTOR_SIZE;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `Span::prefetch`; the masked index is inside the table (I3).
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let place = self.desc.add(offset).as_ptr().cast_const();
+            _mm_prefetch::<_MM_HINT_T0>(place.cast());
+        }
+    }
+
     /// Writes `entries` from used entry `index` on, in at most two pieces.
     #[inline]
     pub(super) fn write_used(&self, index: u16, entries: &[u64]) {
@@ -394,21 +301,30 @@ impl Areas {
         self.write_used_piece(0, second);
     }
 
+    /// A driver that uses its descriptors in turn finds the same entries in every lap: what
+    /// stands there already is not written, so that its line stays in the driver's cache.
     fn write_used_piece(&self, slot: usize, entries: &[u64]) {
         let entries = &entries[..entries.len().min(usize::from(self.mask) + 1 - slot)];
         if entries.is_empty() {
             return;
         }
         let offset = ENTRIES_OFFSET + slot * USED_ENTRY_SIZE;
-        let bytes = size_of_val(entries);
-        // SAFETY: `slot + entries.len()` is at most the ring's size (cut above), so the
-        // bytes are inside the used ring (I3); they are copied as bytes, so
-        // alignment does not matter.
-        unsafe {
-            let from = NonNull::from(entries).cast::<u8>();
-            self.used.add(offset).copy_from_nonoverlapping(from, bytes);
+        for (place, entry) in entries.iter().enumerate() {
+            // SAFETY: `slot + entries.len()` is at most the ring's size (cut above), so the
+            // entry is inside the used ring (I3); it is accessed as bytes are, so alignment
+            // does not matter.
+            unsafe {
+                let there = self
+                    .used
+                    .add(offset + place * USED_ENTRY_SIZE)
+                    .cast::<u64>();
+                if there.read_unaligned() != *entry {
+                    there.write_unaligned(*entry);
+                }
+            }
         }
-        self.map.mark(self.used_addr + offset as u64, bytes);
+        self.map
+            .mark(self.used_addr + offset as u64, size_of_val(entries));
     }
 
     /// Publishes used entries up to `index`.
@@ -490,9 +406,9 @@ fn place(
             len: len as u64,
         })?;
     // A frontend chooses the region's base too: what counts for us is the host address.
-    let host = span.host.as_ptr() as u64;
+    let host = span.host().as_ptr() as u64;
     if !addr.is_multiple_of(align) || !host.is_multiple_of(align) {
         return Err(RingFault::Misaligned { area, addr, align });
     }
-    Ok(span.host)
+    Ok(span.host())
 }

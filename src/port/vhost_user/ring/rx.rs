@@ -11,13 +11,13 @@
 use std::sync::Arc;
 
 use super::burst::Core;
-use super::chain::{Direction, Entry};
+use super::chain::Direction;
 use super::fault::RingFault;
 
 use super::layout::{HEADER_MAX, RingConfig};
 use super::raw::GuestMap;
 use crate::packet::vnet_hdr::{self, Sender};
-use crate::packet::{Burst, FRAME_MAX};
+use crate::packet::{Burst, FRAME_MAX, Offload};
 use crate::port::Armed;
 
 /// The shortest frame: an Ethernet header.
@@ -51,6 +51,14 @@ enum Taken {
     Full,
 }
 
+/// What came of the usual kind.
+struct Alone {
+    /// Chains taken.
+    count: usize,
+    /// The burst's arena was used up.
+    full: bool,
+}
+
 impl RxRing {
     /// Starts a ring, with notifications off.
     ///
@@ -67,78 +75,96 @@ impl RxRing {
         let mut popped = Popped::default();
         let room = burst.room().min(Burst::FRAMES_MAX);
         let chains = usize::from(self.core.available(room as u16)).min(room);
-        let mut walked = 0;
-        for _ in 0..chains {
-            self.core.clear_buffers();
-            match self.take(burst) {
-                Ok(Taken::Frame(len)) => {
-                    popped.frames += 1;
-                    popped.bytes += len as u64;
-                }
-                Ok(Taken::Discarded) => popped.discarded += 1,
-                Ok(Taken::Full) => break,
-                Err(fault) => {
-                    self.core.latch(fault);
-                    break;
-                }
-            }
-            // The usual kind gathers nothing.
-            walked += self.core.buffers().list().len().max(1);
-            if walked >= WALK_MAX {
-                break;
-            }
+        if let Err(fault) = self.take_all(chains, burst, &mut popped) {
+            self.core.latch(fault);
         }
         self.core.publish();
         self.core.look_ahead();
         popped
     }
 
-    #[inline]
-    fn take(&mut self, burst: &mut Burst) -> Result<Taken, RingFault> {
+    fn take_all(
+        &mut self,
+        chains: usize,
+        burst: &mut Burst,
+        popped: &mut Popped,
+    ) -> Result<(), RingFault> {
+        let (mut left, mut walked) = (chains, 0);
+        loop {
+            let alone = self.take_alone(left, burst, popped)?;
+            left -= alone.count;
+            walked += alone.count;
+            if left == 0 || alone.full || walked >= WALK_MAX {
+                return Ok(());
+            }
+            match self.take_chain(burst)? {
+                Taken::Frame(len) => {
+                    popped.frames += 1;
+                    popped.bytes += len as u64;
+                }
+                Taken::Discarded => popped.discarded += 1,
+                Taken::Full => return Ok(()),
+            }
+            left -= 1;
+            walked += self.core.buffers().list().len();
+        }
+    }
+
+    /// Takes frames of the usual kind from the front: header and data in one buffer, in one
+    /// piece, copied once. Stops at the first of another kind.
+    #[inline(always)]
+    fn take_alone(
+        &mut self,
+        limit: usize,
+        burst: &mut Burst,
+        popped: &mut Popped,
+    ) -> Result<Alone, RingFault> {
+        let header_len = usize::from(self.core.config().header_len).min(HEADER_MAX);
+        let mut full = false;
+        let (mut frames, mut bytes, mut discarded) = (0, 0, 0);
+        let count = self.core.take_alone(limit, |map, reach, buffer| {
+            let len = (buffer.len as usize).checked_sub(header_len)?;
+            if !(FRAME_MIN as usize..=FRAME_MAX).contains(&len) {
+                return None;
+            }
+            let Some(space) = burst.reserve_behind(header_len, len) else {
+                full = true;
+                return None;
+            };
+            if !reach.read_whole(map, buffer.addr, space) {
+                return None;
+            }
+            // From here on the private copy counts.
+            let header = &space[..header_len];
+            // A constant is committed without a way through memory.
+            if vnet_hdr::is_plain(header) {
+                burst.commit(len, Offload::default());
+            } else if let Ok(offload) = vnet_hdr::decode(header, len, Sender::Guest) {
+                burst.commit(len, offload);
+            } else {
+                discarded += 1;
+                return Some(0);
+            }
+            frames += 1;
+            bytes += len as u64;
+            Some(0)
+        })?;
+        popped.frames += frames;
+        popped.bytes += bytes;
+        popped.discarded += discarded;
+        Ok(Alone { count, full })
+    }
+
+    #[inline(never)]
+    fn take_chain(&mut self, burst: &mut Burst) -> Result<Taken, RingFault> {
+        self.core.clear_buffers();
         let Some(entry) = self.core.entry(0)? else {
             return Ok(Taken::Full);
         };
         let header_len = usize::from(self.core.config().header_len).min(HEADER_MAX);
-        match self.take_alone(&entry, header_len, burst) {
-            Some(taken) => Ok(taken),
-            None => self.take_chain(&entry, header_len, burst),
-        }
-    }
-
-    /// A frame of the usual kind: header and data in one buffer, in one piece, copied once.
-    /// `None`, and nothing done: it is of another kind.
-    #[inline]
-    fn take_alone(&mut self, entry: &Entry, header_len: usize, burst: &mut Burst) -> Option<Taken> {
-        let buffer = self.core.alone(entry)?;
-        let len = (buffer.len as usize).checked_sub(header_len)?;
-        if !(FRAME_MIN as usize..=FRAME_MAX).contains(&len) {
-            return None;
-        }
-        let Some(space) = burst.reserve_behind(header_len, len) else {
-            return Some(Taken::Full);
-        };
-        if !self.core.read_whole(buffer, space) {
-            return None;
-        }
-        // From here on the private copy counts.
-        let decoded = vnet_hdr::decode(&space[..header_len], len, Sender::Guest);
-        self.core.complete(entry.head, 0);
-        let Ok(offload) = decoded else {
-            return Some(Taken::Discarded);
-        };
-        burst.commit(len, offload);
-        Some(Taken::Frame(len))
-    }
-
-    fn take_chain(
-        &mut self,
-        entry: &Entry,
-        header_len: usize,
-        burst: &mut Burst,
-    ) -> Result<Taken, RingFault> {
         let head = entry.head;
         let longest = (header_len + FRAME_MAX) as u64;
-        self.core.gather(entry, longest + 1)?;
+        self.core.gather(&entry, longest + 1)?;
         let bytes = self.core.buffers().bytes();
         if bytes < header_len as u64 {
             return Err(RingFault::HeaderMissing { head, len: bytes });

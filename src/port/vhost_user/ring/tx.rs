@@ -75,39 +75,40 @@ impl TxRing {
     /// Delivers at most 64 `frames` in order until one finds no room. Nothing after a fault.
     pub fn push(&mut self, frames: &[TxFrame<'_>]) -> Pushed {
         let mut pushed = Pushed::default();
-        let config = self.core.config();
-        // A frame may need many mergeable buffers, so the newest index counts then.
-        let want = match config.mrg_rxbuf {
-            true => config.size,
-            false => frames.len().min(usize::from(config.size)) as u16,
-        };
+        let want = frames.len().min(usize::from(self.core.config().size)) as u16;
         if frames.is_empty() || self.core.available(want) == 0 {
             return pushed;
         }
-        for (place, frame) in frames.iter().enumerate().take(Burst::FRAMES_MAX) {
-            match self.put(frame) {
-                Ok(Put::Delivered) => pushed.bytes += frame.data.len() as u64,
-                Ok(Put::TooLarge) => pushed.too_large |= 1 << place,
-                Ok(Put::NoRoom) => break,
-                Err(fault) => {
-                    self.core.latch(fault);
-                    break;
-                }
-            }
-            pushed.consumed += 1;
+        let frames = &frames[..frames.len().min(Burst::FRAMES_MAX)];
+        if let Err(fault) = self.put_all(frames, &mut pushed) {
+            self.core.latch(fault);
         }
         self.core.publish();
         self.core.look_ahead();
         pushed
     }
 
-    #[inline]
+    fn put_all(&mut self, frames: &[TxFrame<'_>], pushed: &mut Pushed) -> Result<(), RingFault> {
+        loop {
+            let (count, bytes) = self.put_alone(&frames[pushed.consumed..])?;
+            pushed.consumed += count;
+            pushed.bytes += bytes;
+            let Some(frame) = frames.get(pushed.consumed) else {
+                return Ok(());
+            };
+            match self.put(frame)? {
+                Put::Delivered => pushed.bytes += frame.data.len() as u64,
+                Put::TooLarge => pushed.too_large |= 1 << pushed.consumed,
+                Put::NoRoom => return Ok(()),
+            }
+            pushed.consumed += 1;
+        }
+    }
+
+    #[inline(never)]
     fn put(&mut self, frame: &TxFrame<'_>) -> Result<Put, RingFault> {
         let mut header = vnet_hdr::encode(&frame.offload, frame.data);
         let header_len = usize::from(self.core.config().header_len).min(HEADER_MAX);
-        if let Some(put) = self.put_alone(&header, header_len, frame.data)? {
-            return Ok(put);
-        }
         let count = match self.choose((header_len + frame.data.len()) as u64)? {
             Chosen::Buffers(count) => count,
             Chosen::TooLarge => return Ok(Put::TooLarge),
@@ -122,41 +123,43 @@ impl TxRing {
         Ok(Put::Delivered)
     }
 
-    /// The usual kind of buffer: a chain of one that holds header and frame, in one piece.
-    /// `None`, and nothing done: it is of another kind, or there is none.
-    #[inline]
-    fn put_alone(
-        &mut self,
-        header: &[u8; HEADER_MAX],
-        header_len: usize,
-        data: &[u8],
-    ) -> Result<Option<Put>, RingFault> {
-        let Some(entry) = self.core.entry(0)? else {
-            return Ok(Some(Put::NoRoom));
-        };
-        let need = header_len + data.len();
-        let buffer = self.core.alone(&entry);
-        let Some(buffer) = buffer.filter(|buffer| buffer.len as usize >= need) else {
-            return Ok(None);
-        };
-        // `encode` says one buffer.
-        let header = match header.first_chunk::<HEADER_SHORT>() {
-            Some(short) if header_len == HEADER_SHORT => Header::Short(short),
-            _ => Header::Long(header),
-        };
-        if !self.core.write_whole(buffer, header, data) {
-            return Ok(None);
-        }
-        self.core.complete(entry.head, need as u32);
-        Ok(Some(Put::Delivered))
+    /// Delivers frames from the front as long as buffers are of the usual kind: a chain of one
+    /// that holds header and frame, in one piece. Says how many, and their bytes.
+    #[inline(always)]
+    fn put_alone(&mut self, frames: &[TxFrame<'_>]) -> Result<(usize, u64), RingFault> {
+        let short = usize::from(self.core.config().header_len) == HEADER_SHORT;
+        let header_len = if short { HEADER_SHORT } else { HEADER_MAX };
+        let mut bytes = 0;
+        let mut frames = frames.iter();
+        let count = self.core.take_alone(frames.len(), |map, reach, buffer| {
+            let frame = frames.next()?;
+            let need = header_len + frame.data.len();
+            if (buffer.len as usize) < need {
+                return None;
+            }
+            // `encode` says one buffer.
+            let header = vnet_hdr::encode(&frame.offload, frame.data);
+            let header = match header.first_chunk::<HEADER_SHORT>() {
+                Some(header) if short => Header::Short(header),
+                _ => Header::Long(&header),
+            };
+            if !reach.write_whole(map, buffer.addr, header, frame.data) {
+                return None;
+            }
+            bytes += frame.data.len() as u64;
+            Some(need as u32)
+        })?;
+        Ok((count, bytes))
     }
 
     /// Gathers buffers for `need` bytes. Takes none: that is up to `complete`.
-    #[inline]
+    #[inline(never)]
     fn choose(&mut self, need: u64) -> Result<Chosen, RingFault> {
         self.core.clear_buffers();
         let mut had = 0;
         for (buffer, place) in self.chosen.iter_mut().zip(0..) {
+            // A frame may need more buffers than were counted for it.
+            self.core.available(place + 1);
             let Some(entry) = self.core.entry(place)? else {
                 // All the buffers a ring can have, and still not enough?
                 let never = place == self.core.config().size;

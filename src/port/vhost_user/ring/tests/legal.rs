@@ -411,3 +411,83 @@ fn every_byte_written_is_logged_for_a_migration() {
         guest.assert_unchanged(&before, &marked);
     }
 }
+
+#[test]
+fn frames_of_every_short_length_are_copied_whole_both_ways() {
+    for features in [(10, false), (12, true)].map(|(header_len, mrg_rxbuf)| Features {
+        event_idx: true,
+        indirect: true,
+        in_order: false,
+        mrg_rxbuf,
+        header_len,
+    }) {
+        let header_len = usize::from(features.header_len);
+        for len in 14..=200 {
+            let data = frame(len as u8, len);
+            let World {
+                guest, mut driver, ..
+            } = world(features);
+            let mut ring = RxRing::start(guest.map.clone(), driver.config).unwrap();
+            driver.send(&data);
+            let mut burst = Burst::new();
+            assert_eq!(ring.pop(&mut burst).frames, 1);
+            assert_eq!(burst.frame(0).data, data);
+
+            let World {
+                guest, mut driver, ..
+            } = world(features);
+            let mut ring = TxRing::start(guest.map.clone(), driver.config).unwrap();
+            let (_, buffers) = driver.offer(&[header_len + len + 9], None);
+            let (addr, room) = buffers[0];
+            guest.write(addr, &vec![0xa5; room as usize]);
+            let offload = Offload::default();
+            let data = &data[..];
+            assert_eq!(ring.push(&[TxFrame { data, offload }]).consumed, 1);
+            let mut expected = header_bytes(&offload)[..header_len].to_vec();
+            if header_len == 12 {
+                expected[10] = 1;
+            }
+            expected.extend_from_slice(data);
+            expected.extend_from_slice(&[0xa5; 9]);
+            assert_eq!(guest.read(addr, room as usize), expected);
+        }
+    }
+}
+
+/// Headers and used entries that are right already are not written: whatever stood there.
+#[test]
+fn what_stood_in_the_rings_memory_before_makes_no_difference() {
+    let features = Features {
+        event_idx: false,
+        indirect: false,
+        in_order: false,
+        mrg_rxbuf: true,
+        header_len: 12,
+    };
+    for before in [0x00, 0xff] {
+        let World {
+            guest, mut driver, ..
+        } = world(features);
+        let mut ring = TxRing::start(guest.map.clone(), driver.config).unwrap();
+        let entries = driver.used_range().start + 4;
+        guest.write(entries, &[before; 8 * SIZE as usize]);
+        let data = &frame(7, 60)[..];
+        let offload = Offload::default();
+        for lap in 0..3 * SIZE {
+            let (head, buffers) = driver.offer(&[80], None);
+            let (addr, room) = buffers[0];
+            // In turn what is right, what is not, and what nearly is.
+            let mut old = [1, 0xff, 0][usize::from(lap) % 3];
+            guest.write(addr, &vec![old; room as usize]);
+            if old == 0 {
+                guest.write(addr + 10, &[1, 0]);
+                old = 1;
+            }
+            assert_eq!(ring.push(&[TxFrame { data, offload }]).consumed, 1);
+            let header = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+            assert_eq!(guest.read(addr, 12), header, "after {old}");
+            assert_eq!(guest.read(addr + 12, 60), data);
+            assert_eq!(driver.used(), vec![(u32::from(head), 72)]);
+        }
+    }
+}
