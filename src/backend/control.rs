@@ -312,7 +312,7 @@ impl Control for Backend {
     }
 }
 
-fn report(view: &SessionView<'_>, element: &ElementInfo) -> Result<SessionReport, ApiError> {
+fn report(view: &SessionView, element: &ElementInfo) -> Result<SessionReport, ApiError> {
     SessionReport::new(view, element).map_err(|error| ApiError::failed(error.to_string()))
 }
 

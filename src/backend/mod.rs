@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::socket::{ControlSocket, SocketError};
-use crate::flow::table_memory_bytes;
+use crate::flow::{book_memory_bytes, table_memory_bytes};
 use config::{Config, ConfigError};
 pub use open::DeviceError;
 
@@ -83,8 +83,10 @@ pub fn run(config: &Path) -> Result<(), BackendError> {
 fn load(path: &Path) -> Result<Config, BackendError> {
     let config = Config::load(path)?;
     let flows = 1 << 20;
-    let bytes_per_session = table_memory_bytes(flows) * u64::from(open::FLOWS_A_SESSION);
-    config.check_memory(bytes_per_session.div_ceil(u64::from(flows)))?;
+    let (narrow, wide) = table_memory_bytes(flows);
+    let sessions = flows / open::FLOWS_A_SESSION;
+    let bytes = narrow + wide + book_memory_bytes(sessions);
+    config.check_memory(bytes.div_ceil(u64::from(sessions)))?;
     Ok(config)
 }
 

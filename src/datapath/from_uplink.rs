@@ -140,8 +140,7 @@ impl Pipe {
                 Fate::Punt(PuntReason::OtherMac)
             };
         };
-        let spec = flow.spec();
-        if dst_mac != spec.ingress_mac {
+        if dst_mac != flow.ingress_mac() {
             return Fate::Punt(PuntReason::OtherMac);
         }
         if let Some(reason) = parsed.control(frame.data) {
@@ -164,7 +163,7 @@ impl Pipe {
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
             (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
-            (None, _) => match self.vnics.get(usize::from(spec.egress.0)) {
+            (None, _) => match self.vnics.get(usize::from(flow.egress().0)) {
                 Some(egress) if egress.uplink.can_transmit() => fate,
                 _ => Fate::Punt(PuntReason::EgressGone),
             },
@@ -234,7 +233,7 @@ impl Pipe {
             bench.reporter.report(
                 self.id,
                 FlowEvent::Closed {
-                    session: flow.spec().session,
+                    session: flow.session(),
                     code,
                 },
             );
@@ -255,7 +254,7 @@ impl Pipe {
             if let (Fate::Forward(flow), Ok(parsed)) = (*fate, &sorted.parsed[index]) {
                 let (dst_mac, src_mac) = flow.macs();
                 let mut frame = bench.burst.frame_mut(index);
-                let rewrite = &flow.spec().rewrite;
+                let rewrite = flow.rewrite();
                 if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
                     waiting |= 1 << index;
                 } else {
@@ -287,7 +286,7 @@ impl Pipe {
                 continue;
             };
             let queue = flow.egress_queue().unwrap_or(ingoing.queue);
-            let own = (flow.spec().egress, queue);
+            let own = (flow.egress(), queue);
             if *egress.get_or_insert(own) == own {
                 frames[count] = burst.frame(index);
                 places[count] = index as u8;
@@ -386,11 +385,10 @@ pub(super) fn destination(data: &[u8]) -> MacAddr {
 
 /// A hit that the guest must see although its session goes on.
 fn guest_must_see(flow: FlowRef<'_>, parsed: &Parsed, frame: &Frame<'_>) -> Option<PuntReason> {
-    let spec = flow.spec();
-    if spec.rewrite.decrements_ttl() && parsed.ttl <= 1 {
+    if flow.decrements_ttl() && parsed.ttl <= 1 {
         return Some(PuntReason::TtlExpiring);
     }
-    if parsed.wire_l3_max(&frame.offload) > u32::from(spec.l3_mtu) {
+    if parsed.wire_l3_max(&frame.offload) > u32::from(flow.l3_mtu()) {
         return Some(PuntReason::TooBig);
     }
     if !flow.is_present() {

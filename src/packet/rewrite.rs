@@ -47,8 +47,34 @@ pub struct Rewrite {
     transport: Transport,
 }
 
+/// What a rewrite does besides addresses and ports: much the same for all flows of an element,
+/// so a table keeps it once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Action {
+    dscp_mask: u16,
+    dscp_bits: u16,
+    vlan: u16,
+    ttl: u8,
+    ipv4: bool,
+    transport: Transport,
+}
+
+impl Action {
+    /// Whether TTL or hop limit is decremented.
+    #[inline]
+    pub fn decrements_ttl(&self) -> bool {
+        self.ttl != 0
+    }
+
+    /// The DSCP that is set, if one is.
+    pub fn dscp(&self) -> Option<u8> {
+        let shift = if self.ipv4 { 2 } else { 6 };
+        (self.dscp_mask != 0).then_some((self.dscp_bits >> shift) as u8)
+    }
+}
+
 /// Which L4 fields change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Transport {
     Untouched,
     Tcp,
@@ -191,6 +217,61 @@ impl Rewrite {
                 Transport::Untouched
             },
         })
+    }
+
+    /// All of it but addresses, ports, and what follows from these.
+    pub fn action(&self) -> Action {
+        Action {
+            dscp_mask: self.dscp_mask,
+            dscp_bits: self.dscp_bits,
+            vlan: self.vlan,
+            ttl: self.ttl,
+            ipv4: self.ipv4,
+            transport: self.transport,
+        }
+    }
+
+    /// The rewrite that [`Rewrite::new`] prepared, from its `action` and the same two keys.
+    #[inline]
+    pub fn of_action(action: &Action, from: &FlowKey, to: &FlowKey) -> Self {
+        let (old, new) = (from.words(), to.words());
+        let mut addresses = [0; 32];
+        let words = if action.ipv4 {
+            let both = new[1] | new[3] >> 32;
+            addresses[..8].copy_from_slice(&both.to_be_bytes());
+            [1, 3].as_slice()
+        } else {
+            for (bytes, word) in addresses.chunks_exact_mut(8).zip(&new[1..5]) {
+                bytes.copy_from_slice(&word.to_be_bytes());
+            }
+            [1, 2, 3, 4].as_slice()
+        };
+        let halves = |word: u64| (word >> 32) + (word & 0xffff_ffff);
+        let moved = words
+            .iter()
+            .map(|&place| halves(!old[place]) + halves(new[place]))
+            .sum();
+        let icmp = from.protocol() == protocol::ICMP;
+        // The second "port" of an echo is its type, which is no part of a rewrite.
+        let echo = icmp || from.protocol() == protocol::ICMPV6;
+        let kept = if echo { 0xffff_0000 } else { 0xffff_ffff };
+        let (old_ports, ports) = (old[5] & kept, new[5] & kept);
+        let ip_delta = never_zero(checksum::fold(moved));
+        let port_delta = never_zero(checksum::fold((!old_ports & 0xffff_ffff) + ports));
+        let partial_delta = if icmp { 0 } else { ip_delta };
+        Self {
+            addresses,
+            ports: (ports as u32).to_be_bytes(),
+            dscp_mask: action.dscp_mask,
+            dscp_bits: action.dscp_bits,
+            ip_delta,
+            l4_delta: checksum::add(partial_delta, port_delta),
+            partial_delta,
+            vlan: action.vlan,
+            ttl: action.ttl,
+            ipv4: action.ipv4,
+            transport: action.transport,
+        }
     }
 
     /// Whether TTL or hop limit is decremented.
@@ -382,6 +463,15 @@ impl Rewrite {
         } else {
             checksum::update(check, self.l4_delta)
         }
+    }
+}
+
+/// A difference as [`checksum::difference`] writes it.
+#[inline]
+fn never_zero(difference: u16) -> u16 {
+    match difference {
+        0 => 0xffff,
+        delta => delta,
     }
 }
 

@@ -25,7 +25,11 @@ struct Case {
 
 impl Case {
     fn rewrite(&self) -> Rewrite {
-        Rewrite::new(&self.from.key(), &self.to.key(), self.decrement, self.dscp).unwrap()
+        let (from, to) = (self.from.key(), self.to.key());
+        let rewrite = Rewrite::new(&from, &to, self.decrement, self.dscp).unwrap();
+        // A table keeps the action only; every property holds for what is made of it.
+        assert_eq!(Rewrite::of_action(&rewrite.action(), &from, &to), rewrite);
+        rewrite
     }
 }
 
