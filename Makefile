@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 RUST_MIN := 1.88
+PYANG := target/pyang/bin/pyang
+PYANG_VERSION := 2.7.1
 SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
 .PHONY: help setup rust build demo test loom lint bench guest clean
@@ -13,8 +15,9 @@ SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: rust ## installs the Debian packages that building and testing need (as root)
+setup: rust ## installs what building and testing need: Debian packages (as root), pyang
 	@qemu/setup
+	@$(MAKE) --no-print-directory $(PYANG)
 
 rust:
 	@version=$$($(CARGO) --version 2>/dev/null | cut -d ' ' -f 2) || true; \
@@ -48,11 +51,16 @@ loom: rust ## model-checks the memory ordering of rings and tables
 	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
 	    $(CARGO) test --locked --profile model --lib model
 
-lint: setup ## formatting, clippy, rustdoc, shellcheck, dependency policy
+$(PYANG): # brings the modules of the IETF with it
+	python3 -m venv target/pyang
+	target/pyang/bin/pip install --quiet --disable-pip-version-check pyang==$(PYANG_VERSION)
+
+lint: setup ## formatting, clippy, rustdoc, shellcheck, YANG, dependency policy
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck $(SCRIPTS)
+	$(PYANG) --strict --lint --path target/pyang/share/yang/modules docs/yang/*.yang
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	    set -x; $(CARGO) deny --offline check licenses bans sources; \
 	else \

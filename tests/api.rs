@@ -286,7 +286,7 @@ fn each_refusal_has_its_status_and_an_error_body() {
             "invalid-value",
         ),
         (
-            get(&server, &format!("{STATE}/summary?depth=1")),
+            get(&server, &format!("{STATE}/summary?depths=1")),
             400,
             "invalid-value",
         ),

@@ -125,7 +125,7 @@ fn every_flag_of_add_reaches_its_leaf() {
         printed,
         json!({
             "key": "c1", "protocol": "udp", "idle-timeout": 30, "hard-timeout": 600,
-            "hand-over": "prompt", "vouched": true, "directions": "both",
+            "hand-over": "prompt", "vouched": true,
             "original": {
                 "ingress-vnic": "lan", "ingress-vlan": 5, "ingress-mac": "00:00:5e:00:01:01",
                 "source-address": "10.0.0.2", "source-port": 40000,

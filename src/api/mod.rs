@@ -11,9 +11,13 @@
 pub mod client;
 pub mod control;
 pub mod convert;
+mod discovery;
 pub mod error;
 pub mod offload;
 mod path;
+mod query;
+mod read;
+mod select;
 pub mod server;
 pub mod session;
 pub mod socket;

@@ -14,6 +14,8 @@ use super::session::SessionKey;
 
 /// Where data resources begin.
 pub(super) const DATA: &str = "/restconf/data/";
+/// The same as RFC 8527 names it: all there is, is operational.
+const OPERATIONAL: &str = "/restconf/ds/ietf-datastores:operational";
 /// Where operations begin.
 pub(super) const OPERATIONS: &str = "/restconf/operations/";
 
@@ -27,6 +29,12 @@ const KEPT: &AsciiSet = &NON_ALPHANUMERIC
 /// What can be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Resource {
+    /// Everything, of all modules.
+    Datastore,
+    /// Container `yang-library` of ietf-yang-library.
+    YangLibrary,
+    /// Container `restconf-state` of ietf-restconf-monitoring.
+    RestconfState,
     /// Container `state`: everything.
     State,
     /// Container `summary`.
@@ -47,16 +55,28 @@ impl Resource {
     /// Reads a path as it came.
     pub(super) fn parse(path: &str) -> Result<Self, ApiError> {
         let unknown = || no_resource(path);
-        let rest = path.strip_prefix(DATA).ok_or_else(unknown)?;
+        let whole = DATA.trim_end_matches('/');
+        let rest = path
+            .strip_prefix(whole)
+            .or_else(|| path.strip_prefix(OPERATIONAL))
+            .ok_or_else(unknown)?;
         let mut steps = rest.split('/');
-        if steps.next() != Some("shunt-offload:state") {
+        // What stands before the first slash, if there is one.
+        if steps.next() != Some("") {
             return Err(unknown());
         }
+        let module = steps.next();
         let steps: Vec<&str> = steps.collect();
-        match *steps.as_slice() {
-            [] => return Ok(Self::State),
-            ["summary"] => return Ok(Self::Summary),
-            _ => {}
+        match (module, steps.as_slice()) {
+            (None, _) => return Ok(Self::Datastore),
+            (Some("ietf-yang-library:yang-library"), []) => return Ok(Self::YangLibrary),
+            (Some("ietf-restconf-monitoring:restconf-state"), []) => {
+                return Ok(Self::RestconfState);
+            }
+            (Some("shunt-offload:state"), []) => return Ok(Self::State),
+            (Some("shunt-offload:state"), ["summary"]) => return Ok(Self::Summary),
+            (Some("shunt-offload:state"), _) => {}
+            _ => return Err(unknown()),
         }
         let element = steps
             .first()
@@ -83,6 +103,9 @@ impl Resource {
         let state = format!("{DATA}shunt-offload:state");
         let of = |element: &str, rest: &str| format!("{state}/element={}{rest}", encode(element));
         match self {
+            Self::Datastore => DATA.trim_end_matches('/').to_owned(),
+            Self::YangLibrary => format!("{DATA}ietf-yang-library:yang-library"),
+            Self::RestconfState => format!("{DATA}ietf-restconf-monitoring:restconf-state"),
             Self::State => state,
             Self::Summary => format!("{state}/summary"),
             Self::Element(element) => of(element, ""),
@@ -133,6 +156,9 @@ mod tests {
     fn a_path_is_read_as_it_was_written_whatever_the_keys_contain() {
         let key = SessionKey::try_from("a/b,c=%2F?#".to_owned()).unwrap();
         for resource in [
+            Resource::Datastore,
+            Resource::YangLibrary,
+            Resource::RestconfState,
             Resource::State,
             Resource::Summary,
             Resource::Element("röuter 1/x".to_owned()),
@@ -141,7 +167,10 @@ mod tests {
             Resource::Ports("r".to_owned()),
             Resource::Statistics("r".to_owned()),
         ] {
-            assert_eq!(Resource::parse(&resource.path()), Ok(resource));
+            let path = resource.path();
+            let by_datastore = path.replace("/restconf/data", OPERATIONAL);
+            assert_eq!(Resource::parse(&path), Ok(resource.clone()));
+            assert_eq!(Resource::parse(&by_datastore), Ok(resource));
         }
     }
 

@@ -3,7 +3,7 @@
 //! *Promises*: bodies are bounded ([`BODY_MAX`]), and so are connections
 //! ([`CONNECTIONS_MAX`]), each client's time and the backend's; every refusal has an
 //! `ietf-restconf:errors` body.
-//! *Refuses*: other paths (404), methods (405), media types (415, 406), query
+//! *Refuses*: other paths (404), methods (405), media types (415, 406), unknown query
 //! parameters (400).
 //! *Caller's duty*: run it on a tokio runtime with I/O and time enabled, away from the
 //! packet path.
@@ -26,17 +26,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::control::{Answer, Control};
+use super::discovery;
 use super::error::{ApiError, ErrorTag};
 use super::offload::{ENTRIES_MAX, OffloadInput};
 use super::path::{self, Resource};
-use super::state::{Ports, Statistics};
-use super::stream::{self, Part};
+use super::query::Query;
+use super::read;
 use super::wire::{self, MEDIA_TYPE};
 use super::withdraw::WithdrawInput;
 
@@ -57,6 +59,8 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 const CONNECTION_GRACE: Duration = Duration::from_secs(60);
 /// How long requests may take when the server ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// The entity tag of the configuration, which is none and does not change.
+const CONFIGURATION_TAG: HeaderValue = HeaderValue::from_static("\"none\"");
 /// The pause after accepting failed, for example for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -131,13 +135,38 @@ async fn converse(stream: UnixStream, app: Router, mut is_ending: watch::Receive
 
 /// The routes over `control`.
 fn router(control: Arc<dyn Control>) -> Router {
+    let data = || get(read_data).options(data_options);
+    let fixed = |told: fn() -> Value| {
+        get(move |uri, headers| tell(told, uri, headers)).options(|| allow("GET, HEAD, OPTIONS"))
+    };
+    let file = |kind, content| get(move || text(kind, content));
+    let call = || allow("POST, OPTIONS");
     Router::new()
-        .route("/restconf/operations/shunt-offload:offload", post(offload))
+        .route(
+            "/.well-known/host-meta",
+            file("application/xrd+xml", discovery::HOST_META),
+        )
+        .route(
+            discovery::MODULE_PATH,
+            file("application/yang", discovery::MODULE_TEXT),
+        )
+        .route("/restconf", fixed(discovery::api))
+        .route(
+            "/restconf/yang-library-version",
+            fixed(discovery::library_version),
+        )
+        .route("/restconf/operations", fixed(discovery::operations))
+        .route(
+            "/restconf/operations/shunt-offload:offload",
+            post(offload).options(call),
+        )
         .route(
             "/restconf/operations/shunt-offload:withdraw",
-            post(withdraw),
+            post(withdraw).options(call),
         )
-        .route("/restconf/data/{*path}", get(read))
+        .route("/restconf/data", data())
+        .route("/restconf/data/{*path}", data())
+        .route("/restconf/ds/{*path}", data())
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .with_state(control)
@@ -192,100 +221,56 @@ async fn withdraw(
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 
-async fn read(
+async fn read_data(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    check_accept(&headers)?;
+    let resource = Resource::parse(uri.path())?;
+    let query = Query::of_read(uri.query())?;
+    let is_datastore = resource == Resource::Datastore;
+    let mut response = respond(read::read(control, resource, &query, uri.path()).await?);
+    if is_datastore {
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, CONFIGURATION_TAG);
+    }
+    Ok(response)
+}
+
+/// An answer that is always the same.
+async fn tell(told: fn() -> Value, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
-    let body = match Resource::parse(uri.path())? {
-        Resource::Summary => named("summary", &answer(control.summary()).await?)?,
-        Resource::Ports(element) => named("ports", &answer(control.ports(&element)).await?)?,
-        Resource::Statistics(element) => {
-            named("statistics", &answer(control.statistics(&element)).await?)?
-        }
-        Resource::Session(element, key) => match answer(control.session(&element, &key)).await? {
-            Some(session) => named("session", &[session])?,
-            None => return Err(no_session(&element, key.as_str(), uri.path())),
-        },
-        Resource::Sessions(element) => {
-            let parts = vec![
-                Part::Text(r#"{"shunt-offload:sessions":{"session":["#.to_owned()),
-                Part::Sessions(element),
-                Part::Text("]}}".to_owned()),
-            ];
-            stream::start(control, parts).await?
-        }
-        Resource::Element(element) => {
-            let mut parts = vec![Part::Text(r#"{"shunt-offload:element":["#.to_owned())];
-            parts.extend(element_parts(&*control, &element).await?);
-            parts.push(Part::Text("]}".to_owned()));
-            stream::start(control, parts).await?
-        }
-        Resource::State => {
-            stream::start(Arc::clone(&control), state_parts(&*control).await?).await?
-        }
-    };
-    Ok(respond(body))
+    Ok(respond(json(&told())?.into()))
 }
 
-/// Everything of every element.
-async fn state_parts(control: &dyn Control) -> Result<Vec<Part>, ApiError> {
-    let summary = answer(control.summary()).await?;
-    let mut parts = vec![Part::Text(format!(
-        r#"{{"shunt-offload:state":{{"summary":{},"element":["#,
-        json(&summary)?
-    ))];
-    for (place, element) in summary.element.iter().enumerate() {
-        if place > 0 {
-            parts.push(Part::Text(",".to_owned()));
-        }
-        parts.extend(element_parts(control, &element.name).await?);
-    }
-    parts.push(Part::Text("]}}".to_owned()));
-    Ok(parts)
+async fn text(kind: &'static str, text: &'static str) -> Response {
+    let mut response = respond(text.into());
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
-/// An element's list entry; its sessions come last, since they may be many.
-async fn element_parts(control: &dyn Control, element: &str) -> Result<Vec<Part>, ApiError> {
-    #[derive(Serialize)]
-    struct Head<'a> {
-        name: &'a str,
-        ports: Ports,
-        statistics: Statistics,
-    }
-    let head = json(&Head {
-        name: element,
-        ports: answer(control.ports(element)).await?,
-        statistics: answer(control.statistics(element)).await?,
-    })?;
-    let open = head.strip_suffix('}').unwrap_or(&head);
-    Ok(vec![
-        Part::Text(format!(r#"{open},"sessions":{{"session":["#)),
-        Part::Sessions(element.to_owned()),
-        Part::Text("]}}".to_owned()),
-    ])
+async fn data_options(uri: Uri) -> Result<Response, ApiError> {
+    Resource::parse(uri.path())?;
+    Ok(allow("GET, HEAD, OPTIONS").await)
 }
 
-fn no_session(element: &str, key: &str, path: &str) -> ApiError {
-    ApiError::application(
-        StatusCode::NOT_FOUND,
-        ErrorTag::InvalidValue,
-        format!("element `{element}` has no session `{key}`: it ended, or was never offloaded"),
-    )
-    .app_tag("unknown-session")
-    .at(path)
+async fn allow(methods: &'static str) -> Response {
+    let mut response = respond(Body::empty());
+    let methods = HeaderValue::from_static(methods);
+    response.headers_mut().insert(header::ALLOW, methods);
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response
 }
 
-/// What is asked of every request: no query, and an answer in our encoding.
+/// What is asked of every request but a read of data: no query, and an answer in our encoding.
 fn check_request(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
-    if uri.query().is_some_and(|query| !query.is_empty()) {
-        return Err(ApiError::protocol(
-            StatusCode::BAD_REQUEST,
-            ErrorTag::InvalidValue,
-            "query parameters are not served here: leave them out",
-        ));
-    }
+    Query::none(uri.query())?;
+    check_accept(headers)
+}
+
+fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     let accepted = headers.get_all(header::ACCEPT);
     let is_acceptable = accepted.iter().next().is_none()
         || accepted
@@ -378,12 +363,6 @@ pub(super) async fn answer<T>(asked: Answer<'_, T>) -> Result<T, ApiError> {
 pub(super) fn json<T: Serialize>(value: &T) -> Result<String, ApiError> {
     serde_json::to_string(value)
         .map_err(|error| ApiError::failed(format!("the answer cannot be written as JSON: {error}")))
-}
-
-/// A resource under its name.
-fn named<T: Serialize>(name: &str, value: &T) -> Result<Body, ApiError> {
-    let value = json(value)?;
-    Ok(Body::from(format!(r#"{{"shunt-offload:{name}":{value}}}"#)))
 }
 
 fn respond(body: Body) -> Response {

@@ -108,6 +108,10 @@ impl Seconds {
     fn default_idle() -> Self {
         Self::DEFAULT_IDLE
     }
+
+    fn is_default_idle(&self) -> bool {
+        *self == Self::DEFAULT_IDLE
+    }
 }
 
 /// The client's own name for a session, unique within its element: 1 to 64 visible
@@ -443,19 +447,22 @@ pub struct Session {
     /// IP protocol.
     pub protocol: Protocol,
     /// Ends when neither direction moved for so long, seconds; 60 if left out.
-    #[serde(default = "Seconds::default_idle")]
+    #[serde(
+        default = "Seconds::default_idle",
+        skip_serializing_if = "Seconds::is_default_idle"
+    )]
     pub idle_timeout: Seconds,
     /// Ends so long after it was offloaded, seconds; never if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_timeout: Option<Seconds>,
     /// How it moves to the fast path.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub hand_over: HandOver,
     /// No proof of forwarding is asked; for operators only.
     #[serde(default, skip_serializing_if = "is_no")]
     pub vouched: bool,
     /// Which directions are offloaded.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub directions: Directions,
     /// The original direction; its match also says what the reply direction is.
     pub original: Original,
@@ -478,4 +485,8 @@ fn is_yes(value: &bool) -> bool {
 
 fn is_no(value: &bool) -> bool {
     !*value
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

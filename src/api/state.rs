@@ -189,7 +189,7 @@ pub struct SessionStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SessionReport {
-    /// As asked for, with defaults filled in.
+    /// As asked for; leaves at their default are left out (RFC 6243, trim).
     #[serde(flatten)]
     pub session: Session,
     /// How it goes.
@@ -290,11 +290,11 @@ impl From<&QueueStatus> for Queue {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeviceReport {
-    /// `vhost-user` or `tap`.
+    /// `vhost-user`, `tap` or `xdp`.
     pub kind: String,
-    /// Socket path or device name.
+    /// Socket path or interface name.
     pub name: String,
-    /// Whether a peer is connected (tap: the link is up).
+    /// Whether a peer is connected (tap and xdp: the link is up).
     pub connected: bool,
     /// Negotiated features.
     #[serde(default)]
@@ -305,6 +305,9 @@ pub struct DeviceReport {
     /// How often a ring was stopped by fault.
     #[serde(with = "u64_text")]
     pub faults: u64,
+    /// Frames of a shared device that are no vNIC's.
+    #[serde(with = "u64_text")]
+    pub unclaimed: u64,
     /// Its queue pairs.
     #[serde(default)]
     pub queue: Vec<Queue>,
@@ -319,6 +322,7 @@ impl From<&DeviceStatus> for DeviceReport {
             feature: status.features.clone(),
             connections: status.connections,
             faults: status.faults,
+            unclaimed: status.unclaimed,
             queue: status.queues.iter().map(Queue::from).collect(),
         }
     }

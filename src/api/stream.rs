@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 
 use super::control::Control;
 use super::error::ApiError;
+use super::read::selected;
+use super::select::Selection;
 use super::server::answer;
 
 /// Sessions asked of the backend at a time.
@@ -30,8 +32,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) enum Part {
     /// Text as it is.
     Text(String),
-    /// The sessions of an element, with commas between.
-    Sessions(String),
+    /// What is wanted of each session of an element, with commas between.
+    Sessions(String, Selection),
 }
 
 /// Begins an answer of `parts`.
@@ -90,13 +92,13 @@ impl Writer {
                     chunk.push_str(text);
                     self.parts.pop_front();
                 }
-                Part::Sessions(element) => {
+                Part::Sessions(element, wanted) => {
                     let page = answer(self.control.sessions(element, self.cursor, PAGE)).await?;
                     for session in &page.sessions {
                         if !std::mem::take(&mut self.at_first) {
                             chunk.push(',');
                         }
-                        chunk.push_str(&super::server::json(session)?);
+                        chunk.push_str(&selected(session, wanted)?);
                     }
                     match page.next {
                         Some(cursor) => self.cursor = cursor,

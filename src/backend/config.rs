@@ -11,11 +11,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::packet::MacAddr;
+use crate::packet::{MacAddr, VlanId};
+use crate::port::xdp::CopyMode;
 
 mod check;
 mod error;
 mod memory;
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -32,6 +35,9 @@ pub struct Config {
     /// How packets are kept in order while a session moves to the fast path.
     #[serde(default)]
     pub hand_over: HandOverConfig,
+    /// Devices that several vNICs have as their uplink.
+    #[serde(default, rename = "shared-uplink")]
+    pub shared_uplinks: Vec<SharedUplinkConfig>,
     /// The elements served, at least one.
     #[serde(default, rename = "element")]
     pub elements: Vec<ElementConfig>,
@@ -90,6 +96,29 @@ impl Default for HandOverConfig {
     }
 }
 
+/// `[[shared-uplink]]`: a device for several vNICs, also of different elements.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SharedUplinkConfig {
+    /// Its name, unique in the file.
+    #[serde(deserialize_with = "values::name")]
+    pub name: String,
+    /// Its queue pairs, 1 to 8, unless `device` says otherwise.
+    #[serde(
+        default = "default_queue_pairs",
+        deserialize_with = "values::within::<_, u16, 1, 8>"
+    )]
+    pub queue_pairs: u16,
+    /// L3 MTU in bytes, the most its vNICs can have; limits as a vNIC's.
+    #[serde(
+        default = "default_mtu",
+        deserialize_with = "values::within::<_, u16, 68, 65_535>"
+    )]
+    pub mtu: u16,
+    /// The device; not a shared one.
+    pub device: UplinkConfig,
+}
+
 /// `[[element]]`: a VM and its vNICs.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -133,7 +162,7 @@ pub struct VnicConfig {
     /// The address the VMM gives the vNIC, unique in the element.
     #[serde(deserialize_with = "values::mac")]
     pub mac: MacAddr,
-    /// L3 MTU in bytes, 68 to 65,535 (with a tap as uplink 65,521).
+    /// L3 MTU in bytes, 68 to 65,535 (with a tap as uplink 65,521, with AF_XDP 3,818).
     #[serde(
         default = "default_mtu",
         deserialize_with = "values::within::<_, u16, 68, 65_535>"
@@ -143,18 +172,21 @@ pub struct VnicConfig {
     pub uplink: UplinkConfig,
 }
 
-impl VnicConfig {
-    /// Queue pairs of the uplink: the vNIC's, unless a tap was given its own number.
-    pub fn uplink_queue_pairs(&self) -> u16 {
-        match &self.uplink {
-            UplinkConfig::Tap {
-                queues: Some(queues),
-                ..
-            } => *queues,
-            UplinkConfig::Tap { queues: None, .. } | UplinkConfig::VhostUser { .. } => {
-                self.queue_pairs
-            }
+impl UplinkConfig {
+    /// Queue pairs of the uplink: `queue_pairs` of the vNIC or the shared uplink that has it,
+    /// unless a tap or an interface was given its own number.
+    pub fn queue_pairs(&self, queue_pairs: u16) -> u16 {
+        match self {
+            Self::Tap { queues, .. } | Self::Xdp { queues, .. } => queues.unwrap_or(queue_pairs),
+            Self::VhostUser { .. } | Self::Shared { .. } => queue_pairs,
         }
+    }
+}
+
+impl VnicConfig {
+    /// Queue pairs of its uplink.
+    pub fn uplink_queue_pairs(&self) -> u16 {
+        self.uplink.queue_pairs(self.queue_pairs)
     }
 }
 
@@ -179,7 +211,7 @@ pub enum UplinkConfig {
         name: String,
         /// Network namespace by its name under `/run/netns`.
         netns: Option<String>,
-        /// Queue pairs, 1 to 8; see [`VnicConfig::uplink_queue_pairs`].
+        /// Queue pairs, 1 to 8; see [`UplinkConfig::queue_pairs`].
         queues: Option<u16>,
     },
     /// Another VM or a DPDK process as the physical side.
@@ -188,6 +220,26 @@ pub enum UplinkConfig {
         socket: PathBuf,
         /// Who listens on it.
         mode: SocketMode,
+    },
+    /// A network card or a veth, by AF_XDP.
+    Xdp {
+        /// Interface name, 1 to 15 bytes.
+        interface: String,
+        /// Network namespace by its name under `/run/netns`.
+        netns: Option<String>,
+        /// Receive queues, 1 to 8; see [`UplinkConfig::queue_pairs`].
+        queues: Option<u16>,
+        /// Whether frames are copied.
+        mode: CopyMode,
+    },
+    /// A part of a device that several vNICs share.
+    Shared {
+        /// Name of the [`SharedUplinkConfig`].
+        device: String,
+        /// The vNIC's VLAN there; untagged frames if absent.
+        vlan: Option<VlanId>,
+        /// Addresses of the guest besides the vNIC's own (VRRP).
+        extra_macs: Vec<MacAddr>,
     },
 }
 

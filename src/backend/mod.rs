@@ -39,7 +39,16 @@ pub enum BackendError {
         vnic: String,
         /// Why.
         #[source]
-        source: DeviceError,
+        source: Box<DeviceError>,
+    },
+    /// The device of a shared uplink cannot be opened.
+    #[error("shared uplink {name}")]
+    SharedUplink {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<DeviceError>,
     },
     /// The control socket cannot be served.
     #[error("the control socket")]

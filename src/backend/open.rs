@@ -1,10 +1,13 @@
 //! From the configuration to elements that run.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use super::BackendError;
-use super::config::{Config, ElementConfig, HandOverConfig, SocketMode, UplinkConfig, VnicConfig};
+use super::config::{
+    Config, ElementConfig, HandOverConfig, SharedUplinkConfig, SocketMode, UplinkConfig, VnicConfig,
+};
 use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
 use crate::datapath::counters::ElementCounters;
@@ -16,7 +19,8 @@ use crate::flow::{
     flow_table,
 };
 use crate::packet::{MacAddr, PeerOffloads};
-use crate::port::{Device, Port, tap, vhost_user};
+use crate::port::shared::{self, Selector, SharedDevice};
+use crate::port::{Device, Port, tap, vhost_user, xdp};
 
 /// A vNIC as control tells of it.
 pub(super) struct VnicInfo {
@@ -51,8 +55,9 @@ pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
     let mut books = Vec::new();
     let mut elements = Vec::new();
     let limits = limits_of(&config.hand_over);
+    let shared = open_shared(config)?;
     for (number, element) in config.elements.iter().enumerate() {
-        let (lane, book, info) = open_element(number as u32, element, limits)?;
+        let (lane, book, info) = open_element(number as u32, element, &shared, limits)?;
         lanes[number % workers].push(lane);
         books.push(book);
         elements.push(Arc::new(info));
@@ -90,15 +95,16 @@ fn limits_of(config: &HandOverConfig) -> HandOverLimits {
 fn open_element(
     number: u32,
     config: &ElementConfig,
+    shared: &SharedDevices,
     limits: HandOverLimits,
 ) -> Result<(Lane, Sessions, ElementInfo), BackendError> {
     let mut vnics = Vec::new();
     let mut infos = Vec::new();
     for vnic in &config.vnics {
-        let (vnic, info) = open_vnic(vnic).map_err(|source| BackendError::Device {
+        let (vnic, info) = open_vnic(vnic, shared).map_err(|source| BackendError::Device {
             element: config.name.clone(),
             vnic: vnic.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         vnics.push(vnic);
         infos.push(info);
@@ -145,13 +151,39 @@ pub enum DeviceError {
     /// A tap uplink.
     #[error(transparent)]
     Tap(#[from] tap::TapError),
+    /// An AF_XDP uplink.
+    #[error(transparent)]
+    Xdp(#[from] xdp::XdpError),
+    /// A part of a shared uplink.
+    #[error(transparent)]
+    Join(#[from] shared::JoinError),
+    /// A shared uplink that is not there.
+    #[error("there is no [[shared-uplink]] named `{0}`: add it, or name one that there is")]
+    UnknownShared(String),
 }
 
 type Opened = (Arc<dyn Device>, Vec<Box<dyn Port>>);
 
-fn open_vnic(config: &VnicConfig) -> Result<(Vnic, VnicInfo), DeviceError> {
-    let (guest, guest_ports) = open_socket(config, vhost_user::Side::Vnic)?;
-    let (uplink, uplink_ports) = open_uplink(config)?;
+/// The shared uplinks, by name.
+type SharedDevices = HashMap<String, SharedDevice>;
+
+fn open_shared(config: &Config) -> Result<SharedDevices, BackendError> {
+    let open = |shared: &SharedUplinkConfig| {
+        let of_none = MacAddr::default();
+        let queues = shared.device.queue_pairs(shared.queue_pairs);
+        let opened = open_device(&shared.device, queues, shared.mtu, of_none);
+        let opened = opened.map_err(|source| BackendError::SharedUplink {
+            name: shared.name.clone(),
+            source: Box::new(source),
+        })?;
+        Ok((shared.name.clone(), SharedDevice::new(opened)))
+    };
+    config.shared_uplinks.iter().map(open).collect()
+}
+
+fn open_vnic(config: &VnicConfig, shared: &SharedDevices) -> Result<(Vnic, VnicInfo), DeviceError> {
+    let (guest, guest_ports) = open_guest(config)?;
+    let (uplink, uplink_ports) = open_uplink(config, shared)?;
     let vnic = Vnic {
         mac: config.mac,
         guest: Side::new(guest_ports),
@@ -168,39 +200,85 @@ fn open_vnic(config: &VnicConfig) -> Result<(Vnic, VnicInfo), DeviceError> {
     Ok((vnic, info))
 }
 
-fn open_socket(config: &VnicConfig, side: vhost_user::Side) -> Result<Opened, DeviceError> {
-    let (socket, mode) = match &config.uplink {
-        UplinkConfig::VhostUser { socket, mode } if side == vhost_user::Side::Uplink => {
-            (socket, *mode)
-        }
-        _ => (&config.socket, config.mode),
-    };
+fn open_guest(config: &VnicConfig) -> Result<Opened, DeviceError> {
     let (device, ports) = vhost_user::open(vhost_user::DeviceConfig {
-        socket: socket.clone(),
-        mode: match mode {
-            SocketMode::Server => vhost_user::SocketMode::Server,
-            SocketMode::Client => vhost_user::SocketMode::Client,
-        },
+        socket: config.socket.clone(),
+        mode: socket_mode(config.mode),
         queue_pairs: config.queue_pairs,
-        mac: (side == vhost_user::Side::Vnic).then_some(config.mac),
+        mac: Some(config.mac),
         mtu: config.mtu,
-        side,
+        side: vhost_user::Side::Vnic,
         permissions: None,
     })?;
     Ok((device, ports))
 }
 
-fn open_uplink(config: &VnicConfig) -> Result<Opened, DeviceError> {
-    match &config.uplink {
-        UplinkConfig::VhostUser { .. } => open_socket(config, vhost_user::Side::Uplink),
-        UplinkConfig::Tap { name, netns, .. } => {
-            let (device, ports) = tap::open(&tap::TapConfig {
-                name: name.clone(),
-                netns: netns.clone(),
-                queues: config.uplink_queue_pairs(),
-                mtu: Some(config.mtu),
-            })?;
-            Ok((device, ports))
-        }
+fn socket_mode(mode: SocketMode) -> vhost_user::SocketMode {
+    match mode {
+        SocketMode::Server => vhost_user::SocketMode::Server,
+        SocketMode::Client => vhost_user::SocketMode::Client,
     }
+}
+
+fn open_uplink(config: &VnicConfig, shared: &SharedDevices) -> Result<Opened, DeviceError> {
+    let UplinkConfig::Shared {
+        device,
+        vlan,
+        extra_macs,
+    } = &config.uplink
+    else {
+        let queues = config.uplink_queue_pairs();
+        return open_device(&config.uplink, queues, config.mtu, config.mac);
+    };
+    let of_device = shared.get(device);
+    let of_device = of_device.ok_or_else(|| DeviceError::UnknownShared(device.clone()))?;
+    let mut macs = vec![config.mac];
+    macs.extend(extra_macs);
+    Ok(of_device.join(&Selector { vlan: *vlan, macs })?)
+}
+
+/// Opens the device of an uplink; frames to `mac` are the guest's.
+fn open_device(
+    uplink: &UplinkConfig,
+    queues: u16,
+    mtu: u16,
+    mac: MacAddr,
+) -> Result<Opened, DeviceError> {
+    let (device, ports): Opened = match uplink {
+        UplinkConfig::VhostUser { socket, mode } => {
+            let (device, ports) = vhost_user::open(vhost_user::DeviceConfig {
+                socket: socket.clone(),
+                mode: socket_mode(*mode),
+                queue_pairs: queues,
+                mac: None,
+                mtu,
+                side: vhost_user::Side::Uplink,
+                permissions: None,
+            })?;
+            (device, ports)
+        }
+        UplinkConfig::Tap { name, netns, .. } => tap::open(&tap::TapConfig {
+            name: name.clone(),
+            netns: netns.clone(),
+            queues,
+            mtu: Some(mtu),
+        })?,
+        UplinkConfig::Xdp {
+            interface,
+            netns,
+            mode,
+            ..
+        } => xdp::open(&xdp::XdpConfig {
+            interface: interface.clone(),
+            netns: netns.clone(),
+            queues,
+            mode: *mode,
+            mac,
+            mtu,
+        })?,
+        UplinkConfig::Shared { device, .. } => {
+            return Err(DeviceError::UnknownShared(device.clone()));
+        }
+    };
+    Ok((device, ports))
 }

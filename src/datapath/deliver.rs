@@ -16,6 +16,7 @@ pub(super) enum Refusal {
     Absent,
     BufferTooSmall,
     Unsegmentable,
+    NotOwn,
 }
 
 impl Refusal {
@@ -25,6 +26,7 @@ impl Refusal {
             Self::Full => DropReason::GuestRingFull,
             Self::Absent => DropReason::GuestAbsent,
             Self::BufferTooSmall => DropReason::GuestBufferTooSmall,
+            Self::NotOwn => DropReason::NotOwn,
             Self::Unsegmentable => DropReason::Unsegmentable,
         }
     }
@@ -35,6 +37,7 @@ impl Refusal {
             Self::Full => DropReason::EgressFull,
             Self::Absent => DropReason::UplinkAbsent,
             Self::BufferTooSmall => DropReason::EgressBufferTooSmall,
+            Self::NotOwn => DropReason::NotOwn,
             Self::Unsegmentable => DropReason::Unsegmentable,
         }
     }
@@ -93,6 +96,8 @@ fn as_they_are(
             Outcome::Refused(Refusal::Full)
         } else if report.too_large >> place & 1 != 0 {
             Outcome::Refused(Refusal::BufferTooSmall)
+        } else if report.refused >> place & 1 != 0 {
+            Outcome::Refused(Refusal::NotOwn)
         } else {
             Outcome::Delivered
         };

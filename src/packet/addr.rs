@@ -54,7 +54,7 @@ impl FromStr for MacAddr {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidMac(text.to_owned());
         let mut octets = [0u8; 6];
-        let mut parts = text.split([':', '-']);
+        let mut parts = text.split(':');
         for octet in &mut octets {
             let part = parts.next().ok_or_else(invalid)?;
             if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {

@@ -21,6 +21,7 @@ pub mod rewrite;
 pub mod segment;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod unmarked;
 pub mod verdict;
 pub mod vnet_hdr;
 

@@ -96,6 +96,7 @@ reasons! {
         EgressFull, "egress-full", "the egress uplink takes no more now";
         UplinkAbsent, "uplink-absent", "the paired uplink is not running";
         EgressBufferTooSmall, "egress-buffer-too-small", "the frame does not fit what the egress uplink can take";
+        NotOwn, "not-own", "on a shared uplink: a source MAC that is not the vNIC's, or a VLAN tag of the guest's making";
         Unsegmentable, "unsegmentable", "the frame must be segmented for its receiver but its headers do not allow it";
         ParkedLost, "parked-lost", "a parked frame that cannot be rewritten any more";
     }

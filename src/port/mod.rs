@@ -12,9 +12,11 @@
 //! *Standard*: virtio 1.2 sections 2.7 and 5.1.
 
 pub mod netns;
+pub mod shared;
 pub mod tap;
 pub mod testing;
 pub mod vhost_user;
+pub mod xdp;
 
 use std::sync::Arc;
 
@@ -76,6 +78,9 @@ pub struct TxReport {
     /// Of those taken, which were discarded because no buffer of the peer could hold them:
     /// bit n is frame n. (A port without such limits says 0.)
     pub too_large: u64,
+    /// Of those taken, which were discarded because they are not the sender's to send, in the
+    /// same form. (Only a shared uplink says other than 0.)
+    pub refused: u64,
 }
 
 /// The answer of [`Port::arm`].
@@ -145,11 +150,11 @@ pub struct QueueStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeviceStatus {
-    /// `vhost-user` or `tap`.
+    /// `vhost-user`, `tap` or `xdp`.
     pub kind: String,
-    /// Socket path or device name.
+    /// Socket path or interface name.
     pub name: String,
-    /// Whether a peer is connected (tap: the link is up).
+    /// Whether a peer is connected (tap and xdp: the link is up).
     pub connected: bool,
     /// Negotiated feature names.
     pub features: Vec<String>,
@@ -157,6 +162,8 @@ pub struct DeviceStatus {
     pub connections: u64,
     /// How often a ring was stopped by fault.
     pub faults: u64,
+    /// Frames of a shared device that are no vNIC's.
+    pub unclaimed: u64,
     /// One entry per queue pair.
     pub queues: Vec<QueueStatus>,
 }

@@ -26,6 +26,7 @@ pub mod shunt;
 pub mod tcp;
 pub mod testpmd;
 pub mod udp;
+pub mod yang;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::netns::Netns;
 use super::process::Process;
-use super::{Dir, eventually, unique};
+use super::{Dir, eventually, now, unique};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MEMORY_MIB: u64 = 256;
 
 /// What a testpmd is started with.
@@ -40,6 +41,12 @@ impl TestpmdBuilder {
     /// A port on a network interface (AF_PACKET): what comes in there is received.
     pub fn af_packet(self, interface: &str, properties: &str) -> Self {
         let device = format!("eth_af_packet{}", self.devices.len());
+        self.device(&format!("{device},iface={interface}"), properties)
+    }
+
+    /// A port on a network interface, by AF_XDP.
+    pub fn af_xdp(self, interface: &str, properties: &str) -> Self {
+        let device = format!("net_af_xdp{}", self.devices.len());
         self.device(&format!("{device},iface={interface}"), properties)
     }
 
@@ -183,7 +190,8 @@ impl Testpmd {
     }
 
     /// testpmd echoes what it reads, when it reads it: the echo of a comment sent after
-    /// the command says that the command is done.
+    /// the command says that the command is done. Another of its threads may print in the
+    /// middle of that echo, so it is asked for again.
     fn command_within(&mut self, command: &str, deadline: Duration) -> String {
         self.commands += 1;
         let mark = format!("# done {} #", self.commands);
@@ -191,8 +199,14 @@ impl Testpmd {
         writeln!(self.stdin, "{command}\n{mark}").unwrap();
         self.stdin.flush().unwrap();
         let what = format!("testpmd answers '{command}'");
+        let mut asked = now();
         eventually(deadline, &what, || {
             self.process.assert_running();
+            if asked.elapsed() > ASK_AGAIN {
+                writeln!(self.stdin, "{mark}").unwrap();
+                self.stdin.flush().unwrap();
+                asked = now();
+            }
             self.process.log().contains(&mark)
         });
         let log = self.process.log();

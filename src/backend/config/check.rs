@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::error::{Problem, Step};
-use super::{Config, ElementConfig, UplinkConfig, VNICS_MAX, VnicConfig};
-use crate::port::tap;
+use super::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, VNICS_MAX, VnicConfig};
+use crate::packet::{MacAddr, VlanId};
+use crate::port::{tap, xdp};
 
 /// Where a problem is, and what.
 type Found = (Vec<Step>, Problem);
@@ -25,14 +26,18 @@ pub(super) fn find_problem(config: &Config) -> Option<Found> {
         config.backend.control.clone(),
         "the control socket".to_owned(),
     );
-    config
-        .elements
-        .iter()
-        .enumerate()
-        .find_map(|(index, element)| {
+    let mut shared = config.shared_uplinks.iter().enumerate();
+    let problem = shared.find_map(|(index, shared)| {
+        let at = vec![Step::Key("shared-uplink"), Step::Index(index)];
+        used.shared_uplink(shared, &at)
+    });
+    let mut elements = config.elements.iter().enumerate();
+    problem.or_else(|| {
+        elements.find_map(|(index, element)| {
             let at = vec![Step::Key("element"), Step::Index(index)];
             used.element(element, &at)
         })
+    })
 }
 
 /// What has been used so far, and by whom.
@@ -40,7 +45,9 @@ pub(super) fn find_problem(config: &Config) -> Option<Found> {
 struct Used<'a> {
     elements: HashSet<&'a str>,
     sockets: HashMap<PathBuf, String>,
-    taps: HashMap<(&'a str, Option<&'a str>), String>,
+    interfaces: HashMap<(&'a str, Option<&'a str>), String>,
+    shared: HashMap<&'a str, u16>,
+    shared_addresses: HashMap<(&'a str, Option<VlanId>, MacAddr), String>,
 }
 
 impl<'a> Used<'a> {
@@ -70,21 +77,102 @@ impl<'a> Used<'a> {
         if let Some(problem) = self.socket(&vnic.socket, &owner) {
             return found(at, "socket", problem);
         }
-        let mut uplink_at = at.to_vec();
-        uplink_at.push(Step::Key("uplink"));
-        match &vnic.uplink {
+        let uplink_at = below(at, "uplink");
+        if let UplinkConfig::Shared { device, .. } = &vnic.uplink {
+            return self.member(device, vnic, owner, (at, &uplink_at));
+        }
+        self.device(&vnic.uplink, vnic.mtu, owner, (at, &uplink_at))
+    }
+
+    fn shared_uplink(&mut self, shared: &'a SharedUplinkConfig, at: &[Step]) -> Option<Found> {
+        let name = &shared.name;
+        if self.shared.insert(name, shared.mtu).is_some() {
+            return found(at, "name", Problem::DuplicateShared(name.clone()));
+        }
+        if matches!(shared.device, UplinkConfig::Shared { .. }) {
+            return found(at, "device", Problem::SharedOnShared);
+        }
+        let owner = format!("shared uplink `{name}`");
+        self.device(
+            &shared.device,
+            shared.mtu,
+            owner,
+            (at, &below(at, "device")),
+        )
+    }
+
+    /// A vNIC on a shared uplink.
+    fn member(
+        &mut self,
+        device: &'a str,
+        vnic: &'a VnicConfig,
+        owner: String,
+        (at, uplink_at): (&[Step], &[Step]),
+    ) -> Option<Found> {
+        let UplinkConfig::Shared {
+            vlan, extra_macs, ..
+        } = &vnic.uplink
+        else {
+            return None;
+        };
+        let Some(max) = self.shared.get(device).copied() else {
+            return found(
+                uplink_at,
+                "device",
+                Problem::UnknownShared(device.to_owned()),
+            );
+        };
+        if vnic.mtu > max {
+            let (mtu, device) = (vnic.mtu, device.to_owned());
+            return found(at, "mtu", Problem::SharedMtu { mtu, device, max });
+        }
+        for mac in std::iter::once(&vnic.mac).chain(extra_macs) {
+            let taken = self
+                .shared_addresses
+                .insert((device, *vlan, *mac), owner.clone());
+            if let Some(other) = taken.filter(|other| *other != owner) {
+                let (mac, device) = (*mac, device.to_owned());
+                return found(
+                    uplink_at,
+                    "device",
+                    Problem::SharedAddress { device, mac, other },
+                );
+            }
+        }
+        None
+    }
+
+    /// A device that nobody else has.
+    fn device(
+        &mut self,
+        uplink: &'a UplinkConfig,
+        mtu: u16,
+        owner: String,
+        (at, uplink_at): (&[Step], &[Step]),
+    ) -> Option<Found> {
+        match uplink {
             UplinkConfig::Tap { name, netns, .. } => {
-                if vnic.mtu > tap::MTU_MAX {
-                    return found(at, "mtu", Problem::TapMtu { mtu: vnic.mtu });
+                if mtu > tap::MTU_MAX {
+                    return found(at, "mtu", Problem::TapMtu { mtu });
                 }
-                let problem = self.tap(name, netns.as_deref(), owner)?;
-                found(&uplink_at, "name", problem)
+                let problem = self.interface("tap", name, netns.as_deref(), owner)?;
+                found(uplink_at, "name", problem)
+            }
+            UplinkConfig::Xdp {
+                interface, netns, ..
+            } => {
+                if mtu > xdp::MTU_MAX {
+                    return found(at, "mtu", Problem::XdpMtu { mtu });
+                }
+                let problem = self.interface("interface", interface, netns.as_deref(), owner)?;
+                found(uplink_at, "interface", problem)
             }
             UplinkConfig::VhostUser { socket, .. } => {
                 let owner = format!("the uplink of {owner}");
                 let problem = self.socket(socket, &owner)?;
-                found(&uplink_at, "socket", problem)
+                found(uplink_at, "socket", problem)
             }
+            UplinkConfig::Shared { .. } => None,
         }
     }
 
@@ -96,13 +184,19 @@ impl<'a> Used<'a> {
         })
     }
 
-    fn tap(&mut self, name: &'a str, netns: Option<&'a str>, owner: String) -> Option<Problem> {
-        let other = self.taps.insert((name, netns), owner)?;
-        let tap = match netns {
+    fn interface(
+        &mut self,
+        what: &'static str,
+        name: &'a str,
+        netns: Option<&'a str>,
+        owner: String,
+    ) -> Option<Problem> {
+        let other = self.interfaces.insert((name, netns), owner)?;
+        let name = match netns {
             Some(netns) => format!("{name}` in netns `{netns}"),
             None => name.to_owned(),
         };
-        Some(Problem::DuplicateTap { tap, other })
+        Some(Problem::DuplicateInterface { what, name, other })
     }
 }
 
@@ -129,7 +223,11 @@ fn within_element(
 }
 
 fn found(at: &[Step], key: &'static str, problem: Problem) -> Option<Found> {
+    Some((below(at, key), problem))
+}
+
+fn below(at: &[Step], key: &'static str) -> Vec<Step> {
     let mut at = at.to_vec();
     at.push(Step::Key(key));
-    Some((at, problem))
+    at
 }

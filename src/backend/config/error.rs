@@ -130,17 +130,59 @@ pub enum Problem {
         /// Who uses it.
         other: String,
     },
-    /// Two vNICs with one tap.
-    #[error("tap `{tap}` is the uplink of {other} already: choose another")]
-    DuplicateTap {
+    /// Two vNICs with one tap or other interface.
+    #[error("{what} `{name}` is the uplink of {other} already: choose another")]
+    DuplicateInterface {
+        /// `tap` or `interface`.
+        what: &'static str,
         /// The interface, with its namespace.
-        tap: String,
+        name: String,
         /// Who uses it.
         other: String,
+    },
+    /// Two shared uplinks of one name.
+    #[error("there is another shared uplink `{0}`: give each a name of its own")]
+    DuplicateShared(String),
+    /// A shared uplink on a shared uplink.
+    #[error("a shared uplink needs a device of its own: give it a type of tap, xdp or vhost-user")]
+    SharedOnShared,
+    /// A vNIC on a shared uplink that is not in the file.
+    #[error("there is no [[shared-uplink]] named `{0}`: add it, or name one that there is")]
+    UnknownShared(String),
+    /// Two vNICs with one address in one VLAN of a shared uplink.
+    #[error(
+        "{mac} is {other}'s address in the same VLAN of shared uplink `{device}`: give each vNIC \
+         its own address or VLAN"
+    )]
+    SharedAddress {
+        /// The shared uplink.
+        device: String,
+        /// The address.
+        mac: MacAddr,
+        /// Who has it.
+        other: String,
+    },
+    /// An MTU larger than that of the shared uplink.
+    #[error(
+        "an MTU of {mtu} on shared uplink `{device}`, which has {max}: lower it, or raise that one's"
+    )]
+    SharedMtu {
+        /// What was asked for.
+        mtu: u16,
+        /// The shared uplink.
+        device: String,
+        /// Its MTU.
+        max: u16,
     },
     /// An MTU that the vNIC could have, but not its tap.
     #[error("an MTU of {mtu} with a tap as uplink: a tap takes at most {max}", max = crate::port::tap::MTU_MAX)]
     TapMtu {
+        /// What was asked for.
+        mtu: u16,
+    },
+    /// An MTU that the vNIC could have, but not AF_XDP.
+    #[error("an MTU of {mtu} with AF_XDP as uplink: it takes at most {max}", max = crate::port::xdp::MTU_MAX)]
+    XdpMtu {
         /// What was asked for.
         mtu: u16,
     },

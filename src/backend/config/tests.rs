@@ -8,6 +8,7 @@ use super::{
 };
 use crate::packet::{FRAME_MAX, MacAddr};
 use crate::port::tap;
+use crate::port::xdp::CopyMode;
 
 /// Two elements of one and two vNICs; tests change a line of it. Line numbers matter.
 const GOOD: &str = r#"[backend]
@@ -197,6 +198,8 @@ fn keys_of_another_uplink_type_are_refused() {
         (17, "mode = 'client'", "type tap has no key `mode`"),
         (25, "type = 'vhost-user'\nnetns = 'a'", "has no key `netns`"),
         (25, "type = 'vhost-user'\nqueues = 1", "has no key `queues`"),
+        (16, "interface = 'eth0'", "type tap has no key `interface`"),
+        (25, "type = 'xdp'", "type xdp has no key `socket`"),
     ] {
         let (_, problem) = refusal(&with_line(number, line));
         assert!(problem.to_string().contains(key), "{problem}");
@@ -308,6 +311,75 @@ fn one_path_is_one_socket_however_it_is_written() {
         31,
         "socket = '/run/shunt/wan-uplink.sock'",
         "the uplink of vNIC `wan`",
+    );
+}
+
+/// The good text with an AF_XDP uplink instead of the last tap.
+fn with_xdp(keys: &str) -> String {
+    let last = GOOD.lines().count();
+    with_line(last, &format!("uplink = {{ type = 'xdp', {keys} }}"))
+}
+
+#[test]
+fn an_af_xdp_uplink_has_its_keys_and_defaults() {
+    let uplink = |keys: &str| Config::parse(&with_xdp(keys)).unwrap().elements[1].vnics[0].clone();
+    let least = uplink("interface = 'eth0'");
+    assert_eq!(least.uplink_queue_pairs(), least.queue_pairs);
+    let mut expected = UplinkConfig::Xdp {
+        interface: "eth0".to_owned(),
+        netns: None,
+        queues: None,
+        mode: CopyMode::Auto,
+    };
+    assert_eq!(least.uplink, expected);
+    let all = uplink("interface = 'eth0', netns = 'blue', queues = 4, mode = 'zero-copy'");
+    assert_eq!(all.uplink_queue_pairs(), 4);
+    if let UplinkConfig::Xdp {
+        netns,
+        queues,
+        mode,
+        ..
+    } = &mut expected
+    {
+        (*netns, *queues, *mode) = (Some("blue".to_owned()), Some(4), CopyMode::ZeroCopy);
+    }
+    assert_eq!(all.uplink, expected);
+}
+
+#[test]
+fn an_af_xdp_uplink_that_cannot_be_is_refused() {
+    let line = GOOD.lines().count();
+    for (keys, says) in [
+        ("netns = 'blue'", "type xdp needs the key `interface`"),
+        (
+            "interface = 'eth0', name = 'x'",
+            "type xdp has no key `name`",
+        ),
+        (
+            "interface = 'eth0', mode = 'server'",
+            "\"auto\", \"copy\" or \"zero-copy\"",
+        ),
+        ("interface = 'eth0', queues = 9", "give 1 to 8"),
+        ("interface = 'a/b'", "1 to 15 printable"),
+        (
+            "interface = 'tap-lan', netns = 'blue'",
+            "interface `tap-lan` in netns `blue` is the uplink of vNIC `lan`",
+        ),
+    ] {
+        let (at, problem) = refusal(&with_xdp(keys));
+        assert_eq!(at, line, "{problem}");
+        assert!(problem.to_string().contains(says), "{problem}");
+    }
+    let long = with_xdp("interface = 'eth0'").replace(
+        "socket = \"/run/shunt/lan2.sock\"",
+        "mtu = 3819\nsocket = \"/run/shunt/lan2.sock\"",
+    );
+    let (_, problem) = refusal(&long);
+    assert_eq!(problem, Problem::XdpMtu { mtu: 3_819 });
+    refused_at(
+        24,
+        "[element.vnic.uplink]\nmode = 'copy'",
+        "\"server\" or \"client\"",
     );
 }
 

@@ -11,9 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-use super::{SocketMode, UplinkConfig};
-use crate::packet::MacAddr;
-use crate::port::{netns, tap};
+use super::{CopyMode, SocketMode, UplinkConfig};
+use crate::packet::{MacAddr, VlanId};
+use crate::port::{netns, tap, xdp};
 
 /// The longest path of a Unix socket: `sun_path` has 108 bytes with the final NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -47,19 +47,33 @@ pub(super) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
 
 /// The address of one vNIC.
 pub(super) fn mac<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
-    let mac = MacAddr::deserialize(from)?;
+    unicast(MacAddr::deserialize(from)?).map_err(D::Error::custom)
+}
+
+/// Further addresses of a vNIC.
+fn macs<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<MacAddr>>, D::Error> {
+    let macs = Vec::<MacAddr>::deserialize(from)?;
+    let checked: Result<Vec<_>, _> = macs.into_iter().map(unicast).collect();
+    checked.map(Some).map_err(D::Error::custom)
+}
+
+fn unicast(mac: MacAddr) -> Result<MacAddr, String> {
     if mac == MacAddr::default() {
-        return Err(D::Error::custom(format!(
+        return Err(format!(
             "{mac} is the zero address: give the one the VMM gives the vNIC"
-        )));
+        ));
     }
     if mac.is_group() {
-        return Err(D::Error::custom(format!(
+        return Err(format!(
             "{mac} is a group address (its first octet is odd): give the one the VMM gives the \
              vNIC, such as 52:54:00:12:34:56"
-        )));
+        ));
     }
     Ok(mac)
+}
+
+fn device_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    name(from).map(Some)
 }
 
 /// The path of a socket, normalised.
@@ -105,6 +119,8 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
 enum UplinkType {
     Tap,
     VhostUser,
+    Xdp,
+    Shared,
 }
 
 impl Display for UplinkType {
@@ -112,6 +128,8 @@ impl Display for UplinkType {
         f.write_str(match self {
             Self::Tap => "tap",
             Self::VhostUser => "vhost-user",
+            Self::Xdp => "xdp",
+            Self::Shared => "shared",
         })
     }
 }
@@ -130,7 +148,48 @@ pub(super) struct RawUplink {
     queues: Option<u16>,
     #[serde(default, deserialize_with = "some_socket")]
     socket: Option<PathBuf>,
-    mode: Option<SocketMode>,
+    mode: Option<RawMode>,
+    #[serde(default, deserialize_with = "interface_name")]
+    interface: Option<String>,
+    #[serde(default, deserialize_with = "device_name")]
+    device: Option<String>,
+    vlan: Option<VlanId>,
+    #[serde(default, deserialize_with = "macs")]
+    extra_macs: Option<Vec<MacAddr>>,
+}
+
+/// `mode` as it is written: of a socket, or of AF_XDP.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawMode {
+    Server,
+    Client,
+    Auto,
+    Copy,
+    ZeroCopy,
+}
+
+impl RawMode {
+    fn of_socket(self) -> Result<SocketMode, String> {
+        match self {
+            Self::Server => Ok(SocketMode::Server),
+            Self::Client => Ok(SocketMode::Client),
+            Self::Auto | Self::Copy | Self::ZeroCopy => {
+                Err("the mode of a vhost-user uplink is \"server\" or \"client\"".to_owned())
+            }
+        }
+    }
+
+    fn of_xdp(self) -> Result<CopyMode, String> {
+        match self {
+            Self::Auto => Ok(CopyMode::Auto),
+            Self::Copy => Ok(CopyMode::Copy),
+            Self::ZeroCopy => Ok(CopyMode::ZeroCopy),
+            Self::Server | Self::Client => {
+                Err("the mode of an xdp uplink is \"auto\", \"copy\" or \"zero-copy\"".to_owned())
+            }
+        }
+    }
 }
 
 impl TryFrom<RawUplink> for UplinkConfig {
@@ -139,20 +198,25 @@ impl TryFrom<RawUplink> for UplinkConfig {
     fn try_from(raw: RawUplink) -> Result<Self, String> {
         let kind = raw.kind;
         let missing = |key: &str| format!("an uplink of type {kind} needs the key `{key}`");
-        let foreign = match kind {
-            UplinkType::Tap => [
-                ("socket", raw.socket.is_some()),
-                ("mode", raw.mode.is_some()),
-            ]
-            .to_vec(),
-            UplinkType::VhostUser => [
-                ("name", raw.name.is_some()),
-                ("netns", raw.netns.is_some()),
-                ("queues", raw.queues.is_some()),
-            ]
-            .to_vec(),
+        let own: &[&str] = match kind {
+            UplinkType::Tap => &["name", "netns", "queues"],
+            UplinkType::VhostUser => &["socket", "mode"],
+            UplinkType::Xdp => &["interface", "netns", "queues", "mode"],
+            UplinkType::Shared => &["device", "vlan", "extra-macs"],
         };
-        if let Some((key, _)) = foreign.into_iter().find(|(_, given)| *given) {
+        let given = [
+            ("socket", raw.socket.is_some()),
+            ("mode", raw.mode.is_some()),
+            ("name", raw.name.is_some()),
+            ("interface", raw.interface.is_some()),
+            ("netns", raw.netns.is_some()),
+            ("queues", raw.queues.is_some()),
+            ("device", raw.device.is_some()),
+            ("vlan", raw.vlan.is_some()),
+            ("extra-macs", raw.extra_macs.is_some()),
+        ];
+        let foreign = |(key, given): &(&str, bool)| *given && !own.contains(key);
+        if let Some((key, _)) = given.iter().find(|entry| foreign(entry)) {
             return Err(format!(
                 "an uplink of type {kind} has no key `{key}`: remove it or change the type"
             ));
@@ -165,7 +229,20 @@ impl TryFrom<RawUplink> for UplinkConfig {
             }),
             UplinkType::VhostUser => Ok(Self::VhostUser {
                 socket: raw.socket.ok_or_else(|| missing("socket"))?,
-                mode: raw.mode.unwrap_or_default(),
+                mode: raw
+                    .mode
+                    .map_or(Ok(SocketMode::default()), RawMode::of_socket)?,
+            }),
+            UplinkType::Xdp => Ok(Self::Xdp {
+                interface: raw.interface.ok_or_else(|| missing("interface"))?,
+                netns: raw.netns,
+                queues: raw.queues,
+                mode: raw.mode.map_or(Ok(CopyMode::default()), RawMode::of_xdp)?,
+            }),
+            UplinkType::Shared => Ok(Self::Shared {
+                device: raw.device.ok_or_else(|| missing("device"))?,
+                vlan: raw.vlan,
+                extra_macs: raw.extra_macs.unwrap_or_default(),
             }),
         }
     }
@@ -177,6 +254,14 @@ fn tap_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Err
         return Ok(Some(name));
     }
     Err(D::Error::custom(tap::TapError::InvalidName(name)))
+}
+
+fn interface_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(from)?;
+    if xdp::is_valid_name(&name) {
+        return Ok(Some(name));
+    }
+    Err(D::Error::custom(xdp::XdpError::InvalidName(name)))
 }
 
 fn netns_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

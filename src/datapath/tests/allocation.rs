@@ -60,7 +60,7 @@ impl Port for Endless {
     fn transmit(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
         TxReport {
             consumed: frames.len(),
-            too_large: 0,
+            ..TxReport::default()
         }
     }
 

@@ -307,6 +307,7 @@ impl Device for Tap {
             features: feature_names(*self.far_side()),
             connections: 1,
             faults: self.queues.iter().filter(gone).count() as u64,
+            unclaimed: 0,
             queues: (0..)
                 .zip(&self.queues)
                 .map(|(number, queue)| queue.status(number, up))

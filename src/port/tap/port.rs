@@ -244,7 +244,7 @@ impl Port for TapPort {
         tally.add_to(&queue.tx_frames, &queue.tx_bytes, &queue.tx_discarded);
         TxReport {
             consumed,
-            too_large: 0,
+            ..TxReport::default()
         }
     }
 

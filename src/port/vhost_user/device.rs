@@ -399,6 +399,7 @@ impl Device for VhostUserDevice {
             features: features::names(shared.features().unwrap_or(0)),
             connections: shared.connections.load(Ordering::Relaxed),
             faults: shared.faults.load(Ordering::Relaxed),
+            unclaimed: 0,
             queues: (0..shared.pairs.len())
                 .map(|index| shared.queue_status(index))
                 .collect(),

@@ -145,6 +145,7 @@ impl Port for QueuePort {
         TxReport {
             consumed,
             too_large,
+            ..TxReport::default()
         }
     }
 

@@ -1,0 +1,275 @@
+//! The control API says and takes what its YANG module says, judged by libyang.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may be blunt"
+)]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::shunt::Shunt;
+use support::yang::{Kind, Model};
+use support::{Dir, repository};
+
+const OFFLOAD: &str = "/restconf/operations/shunt-offload:offload";
+const WITHDRAW: &str = "/restconf/operations/shunt-offload:withdraw";
+const STATE: &str = "/restconf/data/shunt-offload:state";
+
+const CONFIG: &str = r#"
+[backend]
+control = "{dir}/control.sock"
+[[element]]
+name = "router1"
+sessions = 4
+[[element.vnic]]
+name = "lan"
+socket = "{dir}/lan.sock"
+mac = "52:54:00:00:00:01"
+uplink = { type = "vhost-user", socket = "{dir}/lan-uplink.sock" }
+[[element.vnic]]
+name = "wan"
+socket = "{dir}/wan.sock"
+mac = "52:54:00:00:00:02"
+uplink = { type = "vhost-user", socket = "{dir}/wan-uplink.sock" }
+"#;
+
+/// Every leaf that a session can have.
+fn whole() -> Value {
+    json!({
+        "key": "whole/1", "protocol": "tcp", "idle-timeout": 30, "hard-timeout": 600,
+        "hand-over": "prompt", "vouched": true, "directions": "both",
+        "original": {
+            "ingress-vnic": "lan", "ingress-vlan": 5, "ingress-mac": "00:00:5e:00:01:07",
+            "source-address": "10.0.0.2", "source-port": 40000,
+            "destination-address": "192.0.2.9", "destination-port": 443,
+            "translation": {
+                "source-address": "198.51.100.1", "source-port": 1024,
+                "destination-address": "192.0.2.10", "destination-port": 8443
+            },
+            "egress-vnic": "wan", "egress-vlan": 7,
+            "destination-mac": "02:00:00:00:00:01", "source-mac": "02:00:00:00:00:02",
+            "l3-mtu": 1500, "decrement-ttl": false, "dscp": 10
+        },
+        "reply": {
+            "ingress-vnic": "wan", "ingress-vlan": 7, "ingress-mac": "00:00:5e:00:01:08",
+            "egress-vnic": "lan", "egress-vlan": 5,
+            "destination-mac": "02:00:00:00:00:03", "source-mac": "02:00:00:00:00:04",
+            "l3-mtu": 1400, "decrement-ttl": true, "dscp": 0
+        }
+    })
+}
+
+fn ping6() -> Value {
+    json!({
+        "key": "ping", "protocol": "icmpv6",
+        "original": {
+            "ingress-vnic": "lan", "egress-vnic": "wan", "identifier": 7,
+            "source-address": "2001:db8::2", "destination-address": "2001:db8:1::9"
+        }
+    })
+}
+
+fn numbered(protocol: u8, key: &str) -> Value {
+    json!({
+        "key": key, "protocol": protocol, "directions": "original",
+        "original": {
+            "ingress-vnic": "lan", "egress-vnic": "lan",
+            "source-address": "10.0.0.3", "destination-address": "192.0.2.9"
+        }
+    })
+}
+
+fn input(sessions: &[Value]) -> Value {
+    json!({ "shunt-offload:input": { "element": "router1", "session": sessions } })
+}
+
+/// What was sent and what came back are of the model, and the call succeeded.
+fn call(shunt: &Shunt, model: &Model, path: &str, rpc: &'static str, body: &Value) -> Value {
+    model.assert(Kind::Input(rpc), body);
+    let answer = shunt.control().post(path, body);
+    model.assert(Kind::Output(rpc), &answer);
+    answer
+}
+
+#[test]
+fn what_a_running_backend_says_is_of_the_model() {
+    let (dir, model) = (Dir::new(), Model::offload());
+    let shunt = Shunt::start(&dir, CONFIG);
+    let state = || model.assert(Kind::State, &shunt.control().get(STATE));
+    state();
+
+    let mut all = vec![whole(), ping6(), numbered(47, "gre"), numbered(4, "ipip")];
+    all.push(numbered(5, "one-too-many"));
+    all.push(json!({
+        "key": "wrong", "protocol": "udp",
+        "original": {
+            "ingress-vnic": "lna", "egress-vnic": "wan", "source-address": "10.0.0.3",
+            "source-port": 1, "destination-address": "192.0.2.9", "destination-port": 2
+        }
+    }));
+    let answer = call(&shunt, &model, OFFLOAD, "offload", &input(&all));
+    let results = answer["shunt-offload:output"]["result"].as_array().unwrap();
+    let said: Vec<&str> = results
+        .iter()
+        .map(|result| result["result"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "offloaded",
+            "offloaded",
+            "offloaded",
+            "offloaded",
+            "table-full",
+            "invalid"
+        ]
+    );
+    state();
+
+    // What is reported can be offered again, and is the same.
+    let sessions = shunt
+        .control()
+        .get(&format!("{STATE}/element=router1/sessions"));
+    let again: Vec<Value> = sessions["shunt-offload:sessions"]["session"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .cloned()
+        .map(|mut session| {
+            session.as_object_mut().unwrap().remove("status");
+            session
+        })
+        .collect();
+    let answer = call(&shunt, &model, OFFLOAD, "offload", &input(&again));
+    for result in answer["shunt-offload:output"]["result"].as_array().unwrap() {
+        assert_eq!(result["result"], "unchanged", "{result}");
+    }
+
+    let keys = json!({ "shunt-offload:input": { "key": ["ping", "nowhere"] } });
+    call(&shunt, &model, WITHDRAW, "withdraw", &keys);
+    let all = json!({ "shunt-offload:input": { "all": true } });
+    call(&shunt, &model, WITHDRAW, "withdraw", &all);
+    state();
+}
+
+/// A change of one leaf of [`whole`], by JSON pointer; `Null` takes the leaf away.
+fn changed(pointer: &str, value: &Value) -> Value {
+    let mut session = whole();
+    let (parent, leaf) = pointer.rsplit_once('/').unwrap();
+    let parent = session
+        .pointer_mut(parent)
+        .unwrap()
+        .as_object_mut()
+        .unwrap();
+    match value {
+        Value::Null => parent.remove(leaf),
+        value => parent.insert(leaf.to_owned(), value.clone()),
+    };
+    session
+}
+
+/// The backend answers 400 to exactly those messages that libyang refuses.
+#[test]
+fn the_backend_and_libyang_agree_on_what_a_session_is() {
+    let (dir, model) = (Dir::new(), Model::offload());
+    let shunt = Shunt::start(&dir, CONFIG);
+    let long = "k".repeat(65);
+    let changes = [
+        ("/key", json!(long)),
+        ("/key", json!(&long[1..])),
+        ("/key", json!("")),
+        ("/key", json!("two words")),
+        ("/key", json!("it's")),
+        ("/key", json!("sch\u{f6}n")),
+        ("/key", json!(7)),
+        ("/key", Value::Null),
+        ("/protocol", Value::Null),
+        ("/protocol", json!("tpc")),
+        ("/protocol", json!(256)),
+        ("/protocol", json!(-1)),
+        ("/protocol", json!(6)),
+        ("/idle-timeout", json!(0)),
+        ("/idle-timeout", json!(604_800)),
+        ("/idle-timeout", json!(604_801)),
+        ("/idle-timeout", json!("60")),
+        ("/idle-timeout", json!(1.5)),
+        ("/hard-timeout", Value::Null),
+        ("/hand-over", json!("Ordered")),
+        ("/vouched", json!("true")),
+        ("/directions", json!("none")),
+        ("/colour", json!("red")),
+        ("/original/ingress-vnic", Value::Null),
+        ("/original/ingress-vlan", json!(4094)),
+        ("/original/ingress-vlan", json!(4095)),
+        ("/original/ingress-mac", json!("00:00:5e:00:01")),
+        ("/original/ingress-mac", json!("00-00-5e-00-01-07")),
+        ("/original/source-address", json!("10.0.0.256")),
+        ("/original/source-address", json!("10.0.0.2%eth0")),
+        ("/original/source-address", Value::Null),
+        ("/original/destination-address", json!("2001:db8::g")),
+        ("/original/source-port", json!(65_536)),
+        ("/original/translation/source-port", json!(0)),
+        ("/original/translation/port", json!(1)),
+        ("/original/egress-vnic", Value::Null),
+        ("/original/l3-mtu", json!(67)),
+        ("/original/l3-mtu", json!(68)),
+        ("/original/dscp", json!(63)),
+        ("/original/dscp", json!(64)),
+        ("/original/decrement-ttl", json!(1)),
+        ("/reply/ingress-vlan", json!(4095)),
+        ("/reply/source-address", json!("10.0.0.1")),
+        ("/reply/dscp", json!(64)),
+    ];
+    let mut refused = 0;
+    for (pointer, value) in changes {
+        let body = input(&[changed(pointer, &value)]);
+        let judged = model.check(Kind::Input("offload"), &body);
+        let answer = shunt.control().request("POST", OFFLOAD, Some(&body));
+        let agreed = match &judged {
+            Ok(()) => answer.status == 200,
+            Err(_) => answer.status == 400,
+        };
+        assert!(
+            agreed,
+            "{pointer} = {value}: libyang {judged:?}, the backend {answer:?}"
+        );
+        refused += usize::from(judged.is_err());
+    }
+    assert!(refused > 25, "only {refused} were refused at all");
+}
+
+/// The bodies shown in docs/control.md, each with what it is.
+fn examples() -> Vec<(Kind, Value)> {
+    let text = std::fs::read_to_string(repository().join("docs/control.md")).unwrap();
+    text.split("```json\n")
+        .skip(1)
+        .filter_map(|rest| {
+            let block = rest.split("```").next().unwrap();
+            let body: Value = serde_json::from_str(block).unwrap();
+            let input = &body["shunt-offload:input"];
+            let kind = if input["session"].is_array() {
+                Kind::Input("offload")
+            } else if input.is_object() {
+                Kind::Input("withdraw")
+            } else if body["shunt-offload:output"].is_object() {
+                Kind::Output("offload")
+            } else {
+                return None;
+            };
+            Some((kind, body))
+        })
+        .collect()
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_of_the_model() {
+    let model = Model::offload();
+    let examples = examples();
+    assert!(examples.len() >= 4, "{examples:?}");
+    for (kind, body) in examples {
+        model.assert(kind, &body);
+    }
+}
