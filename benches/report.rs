@@ -71,3 +71,19 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     // USER_HZ is 100 on every Linux of this architecture.
     ticks / 100.0
 }
+
+/// CPU time that the machine has spent so far, in seconds, all CPUs; without that of programs
+/// with a positive nice value, which are not the bench's.
+pub fn machine_cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(1)
+        .map(|field| field.parse().unwrap())
+        .collect();
+    // user, (nice), system, (idle, iowait), irq, softirq
+    (fields[0] + fields[2] + fields[5] + fields[6]) / 100.0
+}

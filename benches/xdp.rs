@@ -38,7 +38,7 @@ use support::process::succeed;
 use support::router::{Flow, Sessions};
 use support::shunt::Shunt;
 use support::testpmd::Testpmd;
-use support::{Dir, at, eventually, pause};
+use support::{Dir, at, eventually};
 use udp::{Blaster, Effort};
 
 const ROUNDS: usize = 5;
@@ -144,10 +144,11 @@ impl Wires {
             "--omit", "1", "--json",
         ];
         let mut client = self.client.spawn(&argv, &log);
-        let data = format!("sport = {from} and state established");
+        let local = format!("sport = {from}");
+        let argv = ["ss", "-Htn", "state", "established", &local];
         eventually(SOON, "iperf3 is connected", || {
             client.assert_running();
-            !self.client.succeed(&["ss", "-Htn", &data]).is_empty()
+            !self.client.succeed(&argv).is_empty()
         });
         under_way();
         client.wait(SOON);
@@ -287,7 +288,12 @@ fn main() {
         figures[2].push(kernel.udp64(WAN, start_of(&figures[2])));
         tcp[0].push(ours.tcp(&dir));
         tcp[1].push(kernel.tcp(&dir, || ()));
-        pause(Duration::from_millis(100));
+        let last = |figures: &Vec<f64>| figures.last().copied().unwrap_or_default();
+        eprintln!(
+            "shunt, testpmd, kernel: {:.0?} pps; shunt, kernel: {:.2?} bit/s",
+            figures.each_ref().map(last),
+            tcp.each_ref().map(last)
+        );
     }
     let mut report = Report::new("xdp");
     let [shunt, testpmd, kernel] = figures.map(median);

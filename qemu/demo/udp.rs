@@ -107,7 +107,8 @@ impl Blaster {
         })
     }
 
-    fn trial(&mut self, rate: f64, time: Duration) -> Trial {
+    /// Sends at `rate` for `time`, and waits for what comes.
+    pub fn trial(&mut self, rate: f64, time: Duration) -> Trial {
         let before = self.sink.received();
         let started = now();
         let mut sent = 0;
@@ -143,11 +144,15 @@ impl Blaster {
     }
 }
 
+/// What came of sending at one rate.
 #[derive(Debug)]
-struct Trial {
-    rate: f64,
-    sent: u64,
-    received: u64,
+pub struct Trial {
+    /// The rate that was reached.
+    pub rate: f64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets that came.
+    pub received: u64,
 }
 
 impl Trial {

@@ -466,6 +466,12 @@ pub struct Statistics {
     /// Packets parked now, while their flows drain.
     #[serde(with = "u64_text")]
     pub parked: u64,
+    /// Nanoseconds its worker spent on rounds that moved its frames.
+    #[serde(default, with = "u64_text")]
+    pub busy_time: u64,
+    /// CPU time of workers spent on the element, nanoseconds.
+    #[serde(default, with = "u64_text")]
+    pub cpu_time: u64,
     /// Packets handed to the guest, by reason.
     #[serde(default)]
     pub punted: Vec<Count>,

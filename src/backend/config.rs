@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::datapath::pace::Polling;
 use crate::packet::{MacAddr, VlanId};
 use crate::port::xdp::CopyMode;
 
@@ -53,6 +54,8 @@ pub struct BackendConfig {
     /// Worker threads, 1 to 64.
     #[serde(deserialize_with = "values::within::<_, u16, 1, 64>")]
     pub workers: u16,
+    /// How workers wait for frames.
+    pub polling: Polling,
 }
 
 impl Default for BackendConfig {
@@ -60,6 +63,7 @@ impl Default for BackendConfig {
         Self {
             control: PathBuf::from("/run/shunt/backend.sock"),
             workers: 1,
+            polling: Polling::Adaptive,
         }
     }
 }
@@ -132,6 +136,10 @@ pub struct ElementConfig {
         deserialize_with = "values::within::<_, u32, 1, 4_194_304>"
     )]
     pub sessions: u32,
+    /// Wire packets a second that its guest is handed by uplinks, 1 to 100,000,000; absent:
+    /// unlimited.
+    #[serde(default, deserialize_with = "values::punt_rate")]
+    pub punt_rate: Option<u32>,
     /// Its vNICs, 1 to [`VNICS_MAX`].
     #[serde(default, rename = "vnic")]
     pub vnics: Vec<VnicConfig>,

@@ -245,6 +245,8 @@ impl Backend {
             forwarded: traffic(counters.forwarded),
             passed: traffic(counters.passed),
             parked: counters.parked,
+            busy_time: counters.busy_ns,
+            cpu_time: counters.cpu_ns,
             punted: counts(
                 counters
                     .punts

@@ -12,13 +12,13 @@ use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
 use crate::datapath::counters::ElementCounters;
 use crate::datapath::keeper::{Keeper, Preparation};
-use crate::datapath::lane::{Lane, Side, Vnic};
+use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
     ElementShape, HandOver, HandOverLimits, HashSeed, Sessions, SessionsLimits, VnicShape,
     flow_table,
 };
-use crate::packet::{MacAddr, PeerOffloads};
+use crate::packet::MacAddr;
 use crate::port::shared::{self, Selector, SharedDevice};
 use crate::port::{Device, Port, tap, vhost_user, xdp};
 
@@ -69,7 +69,8 @@ pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
         .enumerate()
         .map(|(number, lanes)| {
             let reporter = preparation.reporter();
-            Worker::start(&format!("worker-{number}"), clock, lanes, reporter)
+            let name = format!("worker-{number}");
+            Worker::start(&name, clock, config.backend.polling, lanes, reporter)
         })
         .collect::<io::Result<Vec<_>>>()
         .map_err(threads)?;
@@ -129,6 +130,7 @@ fn open_element(
         vnics,
         counters.clone(),
         book.signals(),
+        config.punt_rate,
     );
     let info = ElementInfo {
         name: config.name.clone(),
@@ -184,13 +186,7 @@ fn open_shared(config: &Config) -> Result<SharedDevices, BackendError> {
 fn open_vnic(config: &VnicConfig, shared: &SharedDevices) -> Result<(Vnic, VnicInfo), DeviceError> {
     let (guest, guest_ports) = open_guest(config)?;
     let (uplink, uplink_ports) = open_uplink(config, shared)?;
-    let vnic = Vnic {
-        mac: config.mac,
-        guest: Side::new(guest_ports),
-        uplink: Side::new(uplink_ports),
-        uplink_device: uplink.clone(),
-        told: PeerOffloads::default(),
-    };
+    let vnic = Vnic::new(config.mac, guest_ports, (uplink.clone(), uplink_ports));
     let info = VnicInfo {
         name: config.name.clone(),
         mac: config.mac,

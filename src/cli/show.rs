@@ -296,6 +296,7 @@ fn statistics_table(statistics: &Statistics) -> String {
         ("forwarded", traffic(&statistics.forwarded)),
         ("punted", sum(&statistics.punted)),
         ("dropped", sum(&statistics.dropped)),
+        ("CPU time", cpu_time(statistics.cpu_time)),
         (
             "sessions",
             format!(
@@ -351,6 +352,12 @@ fn hand_over_lines(hand_over: &HandOverStatistics) -> [(&'static str, String); 3
             ),
         ),
     ]
+}
+
+/// Nanoseconds of CPU time, to the millisecond.
+fn cpu_time(nanos: u64) -> String {
+    let millis = nanos / 1_000_000;
+    format!("{}.{:03}s", millis / 1_000, millis % 1_000)
 }
 
 /// A time in seconds, in words: `42s`, `3m07s`, `2h05m`, `9d03h`.

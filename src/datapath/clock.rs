@@ -4,6 +4,12 @@ use std::time::Instant;
 
 use crate::flow::Moment;
 
+/// Something that tells the time: a [`Clock`], or a test's own.
+pub trait Time {
+    /// The time now.
+    fn now(&self) -> Moment;
+}
+
 /// A monotonic clock whose zero is its own creation; copies share that zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -27,5 +33,12 @@ impl Clock {
     pub fn now(&self) -> Moment {
         // 584 years of nanoseconds fit.
         Moment(self.start.elapsed().as_nanos() as u64)
+    }
+}
+
+impl Time for Clock {
+    #[inline]
+    fn now(&self) -> Moment {
+        Clock::now(self)
     }
 }

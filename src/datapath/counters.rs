@@ -50,11 +50,39 @@ pub struct Wire {
     pub bytes: u32,
 }
 
+/// What several frames are on the wire.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    #[inline]
+    pub(super) fn add(&mut self, wire: Wire) {
+        self.packets += u64::from(wire.packets);
+        self.bytes += u64::from(wire.bytes);
+    }
+}
+
 impl Traffic {
     #[inline]
     pub(super) fn add(&self, wire: Wire) {
         self.packets.add(u64::from(wire.packets));
         self.bytes.add(u64::from(wire.bytes));
+    }
+
+    #[inline]
+    pub(super) fn add_sum(&self, sum: Sum) {
+        self.packets.add(sum.packets);
+        self.bytes.add(sum.bytes);
+    }
+
+    #[inline]
+    pub(super) fn add_all(&self, wires: &[Wire]) {
+        let mut sum = Sum::default();
+        wires.iter().for_each(|wire| sum.add(*wire));
+        self.add_sum(sum);
     }
 
     fn snapshot(&self) -> TrafficSnapshot {
@@ -83,8 +111,11 @@ pub struct ElementCounters {
     drops: Reasons<{ DropReason::COUNT }>,
     /// Packets parked now.
     pub parked: Counter,
-    /// Nanoseconds spent on rounds that found something.
+    /// Nanoseconds spent on bursts that found something.
     pub busy_ns: Counter,
+    /// CPU time of its worker spent on this element, nanoseconds: also on looking in vain and
+    /// on wake-ups.
+    pub cpu_ns: Counter,
     hand_over: HandOverCounters,
 }
 
@@ -185,6 +216,7 @@ impl ElementCounters {
                 .collect(),
             parked: self.parked.get(),
             busy_ns: self.busy_ns.get(),
+            cpu_ns: self.cpu_ns.get(),
             hand_over: self.hand_over.get(),
         }
     }
@@ -220,6 +252,8 @@ pub struct Snapshot {
     pub parked: u64,
     /// Nanoseconds of useful work.
     pub busy_ns: u64,
+    /// CPU time spent on the element, nanoseconds.
+    pub cpu_ns: u64,
     /// How sessions moved to the fast path.
     pub hand_over: HandOverStats,
 }

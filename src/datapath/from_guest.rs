@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::counters::Wire;
+use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, deliver};
 use super::from_uplink::{destination, wire_of};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
@@ -70,9 +70,7 @@ impl Lane {
                 };
             }
         }
-        for wire in &wire[..count] {
-            self.pipe.counters.from_guest.add(*wire);
-        }
+        self.pipe.counters.from_guest.add_all(&wire[..count]);
         self.pipe.pass(vnic, queue, sent..count, &wire, bench);
         count
     }
@@ -185,13 +183,15 @@ impl Pipe {
         }
         let counters = &self.counters;
         let port = self.vnics[vnic].uplink.toward(queue);
+        let mut passed = Sum::default();
         deliver(port, &frames[..count], adapted, |place, outcome| {
             let wire = wire[range.start + place];
             match outcome {
-                Outcome::Delivered => counters.passed.add(wire),
+                Outcome::Delivered => passed.add(wire),
                 Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
             }
         });
+        counters.passed.add_sum(passed);
     }
 
     /// When control has changed sessions: parked frames of flows that no longer drain go to the

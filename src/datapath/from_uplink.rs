@@ -1,11 +1,15 @@
 //! The way of a burst that came from an uplink (DESIGN section 4 steps 1 to 7).
 
-use super::counters::Wire;
+use std::cell::Cell;
+
+use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, deliver};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
-use crate::packet::{Burst, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse};
+use crate::packet::{
+    Burst, DropReason, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
+};
 
 /// What is decided for a frame of the burst.
 #[derive(Clone, Copy)]
@@ -20,6 +24,8 @@ enum Fate<'p> {
 struct Sorted {
     parsed: [Result<Parsed, PuntReason>; Burst::FRAMES_MAX],
     wire: [Wire; Burst::FRAMES_MAX],
+    /// The egress asked about last, and whether it can transmit.
+    reached: Cell<Option<(VnicId, bool)>>,
 }
 
 impl Lane {
@@ -45,8 +51,11 @@ impl Lane {
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, &sorted, count);
         let fates = &mut fates[..count];
+        self.pipe
+            .counters
+            .from_uplink
+            .add_all(&sorted.wire[..count]);
         for index in 0..count {
-            self.pipe.counters.from_uplink.add(sorted.wire[index]);
             fates[index] = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
         }
         self.pipe.forward(fates, &sorted, ingoing, bench);
@@ -60,6 +69,7 @@ fn sort(burst: &Burst, vnic: VnicId) -> Sorted {
     let mut sorted = Sorted {
         parsed: [Err(PuntReason::Miss); Burst::FRAMES_MAX],
         wire: [Wire::default(); Burst::FRAMES_MAX],
+        reached: Cell::new(None),
     };
     for index in 0..burst.len() {
         let frame = burst.frame(index);
@@ -163,10 +173,22 @@ impl Pipe {
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
             (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
-            (None, _) => match self.vnics.get(usize::from(flow.egress().0)) {
-                Some(egress) if egress.uplink.can_transmit() => fate,
-                _ => Fate::Punt(PuntReason::EgressGone),
-            },
+            (None, _) if self.can_reach(flow.egress(), sorted) => fate,
+            (None, _) => Fate::Punt(PuntReason::EgressGone),
+        }
+    }
+
+    /// Whether an egress can transmit: asked once for a run of frames to the same one.
+    #[inline]
+    fn can_reach(&self, egress: VnicId, sorted: &Sorted) -> bool {
+        match sorted.reached.get() {
+            Some((last, can)) if last == egress => can,
+            _ => {
+                let vnic = self.vnics.get(usize::from(egress.0));
+                let can = vnic.is_some_and(|vnic| vnic.uplink.can_transmit());
+                sorted.reached.set(Some((egress, can)));
+                can
+            }
         }
     }
 
@@ -262,6 +284,7 @@ impl Pipe {
                 }
             }
         }
+        self.mix.hits += waiting.count_ones() as usize;
         while waiting != 0 {
             waiting &= !self.forward_to_one(fates, sorted, waiting, ingoing, bench);
         }
@@ -300,12 +323,13 @@ impl Pipe {
         });
         let now_ms = ingoing.now.millis() as u32;
         let counters = &self.counters;
+        let mut forwarded = Sum::default();
         deliver(port, &frames[..count], adapted, |place, outcome| {
             let index = usize::from(places[place]);
             let wire = sorted.wire[index];
             match (outcome, &fates[index]) {
                 (Outcome::Delivered, Fate::Forward(flow)) => {
-                    counters.forwarded.add(wire);
+                    forwarded.add(wire);
                     flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
                     if let Ok(parsed) = &sorted.parsed[index]
                         && let Some((seq, ack, window)) = parsed.tcp_position(frames[place].data)
@@ -317,6 +341,7 @@ impl Pipe {
                 (Outcome::Delivered, _) => {}
             }
         });
+        counters.forwarded.add_sum(forwarded);
         taken
     }
 
@@ -355,6 +380,10 @@ impl Pipe {
         if count == 0 {
             return;
         }
+        self.mix.punts += count;
+        if !self.meter.is_open() {
+            count = self.meter_out(&mut frames[..count], &mut reasons, sorted, ingoing.now);
+        }
         let port = self.vnics[ingoing.vnic].guest.toward(ingoing.queue);
         let counters = &self.counters;
         deliver(port, &frames[..count], adapted, |place, outcome| {
@@ -365,6 +394,36 @@ impl Pipe {
                 Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
             }
         });
+    }
+}
+
+impl Pipe {
+    /// Keeps of a burst's punts those that the element's meter lets pass, in their order, and
+    /// says how many; the others are lost, counted.
+    fn meter_out(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        reasons: &mut [(PuntReason, u8); Burst::FRAMES_MAX],
+        sorted: &Sorted,
+        now: Moment,
+    ) -> usize {
+        let asked = |place: usize| {
+            let (reason, index) = reasons[place];
+            (reason.share(), sorted.wire[usize::from(index)].packets)
+        };
+        let admitted = self.meter.admit(frames.len(), asked, now);
+        let mut kept = 0;
+        for place in 0..frames.len() {
+            if admitted >> place & 1 != 0 {
+                frames[kept] = frames[place];
+                reasons[kept] = reasons[place];
+                kept += 1;
+            } else {
+                let wire = sorted.wire[usize::from(reasons[place].1)];
+                self.counters.lose(DropReason::PuntMeter, wire);
+            }
+        }
+        kept
     }
 }
 

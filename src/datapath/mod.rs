@@ -3,7 +3,8 @@
 //!
 //! *Promises*: no locks, allocations, log lines or system calls per packet, other than
 //! a port's own; an element sees only its own tables and ports; frames of one flow
-//! keep their order; every frame received is counted exactly once.
+//! keep their order; every frame received is counted exactly once; an element's share of a
+//! worker does not depend on what the others do.
 //! *Refuses*: to wait for a slow guest or uplink: what finds no room is dropped, counted.
 //! *Caller's duty*: an element belongs to one worker; ports are attached once.
 //! *Standard*: none; the pipeline is this project's own contract.
@@ -11,13 +12,21 @@
 pub mod budget;
 pub mod clock;
 pub mod counters;
+mod cpu;
 mod deliver;
 mod from_guest;
 mod from_uplink;
 pub mod keeper;
 pub mod lane;
+pub mod lanes;
+pub mod pace;
 mod parking;
 pub mod poller;
+mod punt_meter;
+mod rhythm;
+mod rounds;
+mod schedule;
+mod thread;
 pub mod worker;
 
 #[cfg(test)]

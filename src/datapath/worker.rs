@@ -1,8 +1,7 @@
-//! A worker: one thread that polls the lanes of its elements.
+//! A worker: one thread that gives the lanes of its elements their turns.
 //!
-//! *Promises*: polls while there is work and within each lane's [`super::budget::Budget`]; then arms
-//! notifications and sleeps: an idle backend uses no CPU. Lanes take turns, one burst from
-//! every queue a round.
+//! *Promises*: polls while there is work; then, as each lane's [`super::pace`] has it, naps
+//! with notifications off or arms them and sleeps: an idle backend uses no CPU.
 //! *Refuses*: nothing. *Caller's duty*: [`Worker::start`] once. *Standard*: epoll(7).
 
 use std::io;
@@ -12,18 +11,35 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::clock::Clock;
+use super::cpu::Ledger;
 use super::lane::{Bench, Lane, Reporter};
-use super::poller::{BELL, EpollSet};
+use super::lanes::Lanes;
+use super::pace::Polling;
+use super::poller::EpollSet;
+use super::rounds::{Outlook, Rounds};
+use super::thread;
 use crate::flow::Moment;
+use crate::flow::queue::{Receiver, Sender, channel};
 use crate::port::PollRegistry;
 
+/// Orders that may wait for a worker.
+const ORDERS_MAX: usize = 64;
 /// While some lanes are awake, sleeping ones are looked after this often.
 const LOOK_EVERY: Duration = Duration::from_micros(20);
+/// A sleep with CPU time still to be dealt out is no longer than this.
+const SETTLE_WITHIN: Duration = Duration::from_millis(100);
+
+type Order = Box<dyn FnOnce(&mut Lanes) + Send>;
+
+/// A worker has more orders waiting than it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker has {ORDERS_MAX} orders waiting: try again shortly")]
+pub struct Busy;
 
 /// A running worker thread; dropping it stops the thread and its lanes.
-#[derive(Debug)]
 pub struct Worker {
     set: Arc<EpollSet>,
+    orders: Sender<Order>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -33,20 +49,22 @@ impl Worker {
     pub fn start(
         name: &str,
         clock: Clock,
-        mut lanes: Vec<Lane>,
+        polling: Polling,
+        lanes: Vec<Lane>,
         reporter: Reporter,
     ) -> io::Result<Self> {
         let set = Arc::new(EpollSet::new()?);
         let stop = Arc::new(AtomicBool::new(false));
-        for (token, lane) in lanes.iter_mut().enumerate() {
-            lane.attach(&set, token as u64)?;
+        let mut admitted = Lanes::new(set.clone());
+        for lane in lanes {
+            admitted.admit(Box::new(lane))?;
         }
+        let (orders, receiver) = channel(ORDERS_MAX);
         let mut run = Run {
             set: set.clone(),
+            orders: receiver,
             stop: stop.clone(),
-            clock,
-            lanes,
-            bench: Bench::new(reporter),
+            rounds: Rounds::new(admitted, Bench::new(reporter), clock, polling),
             looked: Moment::default(),
         };
         let thread = std::thread::Builder::new()
@@ -54,9 +72,21 @@ impl Worker {
             .spawn(move || run.all())?;
         Ok(Self {
             set,
+            orders,
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// Queues `order`; it runs on the worker's thread between two rounds, and everything it
+    /// drops delays all elements there.
+    ///
+    /// # Errors
+    /// Too many orders wait.
+    pub fn submit(&mut self, order: impl FnOnce(&mut Lanes) + Send + 'static) -> Result<(), Busy> {
+        let queued = self.orders.try_send(Box::new(order));
+        self.set.wake();
+        queued.map_err(|_| Busy)
     }
 
     /// Whether the thread still runs. It ends by itself only when epoll fails.
@@ -81,21 +111,35 @@ impl Drop for Worker {
 
 struct Run {
     set: Arc<EpollSet>,
+    orders: Receiver<Order>,
     stop: Arc<AtomicBool>,
-    clock: Clock,
-    lanes: Vec<Lane>,
-    bench: Bench,
+    rounds: Rounds<Clock>,
     looked: Moment,
 }
 
 impl Run {
     fn all(&mut self) {
+        thread::wake_on_time();
+        let mut ledger = Ledger::new(self.rounds.now, thread::cpu_time());
         while !self.stop.load(Ordering::Acquire) {
-            let awake = self.round();
-            let outcome = if awake == 0 {
-                self.sleep()
-            } else {
-                self.look()
+            while let Some(order) = self.orders.try_recv() {
+                order(&mut self.rounds.lanes);
+            }
+            let outlook = self.rounds.round();
+            if ledger.is_due(self.rounds.now) {
+                self.rounds.settle(&mut ledger, thread::cpu_time());
+            }
+            let outcome = match outlook {
+                Outlook::Work => {
+                    std::hint::spin_loop();
+                    self.look()
+                }
+                Outlook::Nap(span) => {
+                    thread::nap(span);
+                    self.rounds.nap_ended();
+                    self.look()
+                }
+                Outlook::Sleep => self.sleep(),
             };
             if let Err(error) = outcome {
                 log::error!("worker ends: epoll failed: {error}");
@@ -104,37 +148,10 @@ impl Run {
         }
     }
 
-    /// Polls every lane that is awake once; lanes without work and budget fall asleep.
-    /// Says how many stay awake.
-    fn round(&mut self) -> usize {
-        let mut awake = 0;
-        let mut now = self.clock.now();
-        for lane in &mut self.lanes {
-            let due = lane.next_deadline().is_some_and(|deadline| deadline <= now);
-            if !lane.awake && !due {
-                continue;
-            }
-            let frames = lane.poll(&mut self.bench, now);
-            let end = self.clock.now();
-            if frames > 0 {
-                let took = end.since(now);
-                lane.budget.worked(end, took);
-                lane.pipe.counters.busy_ns.add(took.as_nanos() as u64);
-            } else if lane.awake && !lane.budget.may_poll(end) && lane.arm() {
-                lane.awake = false;
-                lane.budget.slept(end);
-            }
-            awake += usize::from(lane.awake);
-            now = end;
-        }
-        awake
-    }
-
     /// Looks after sleeping lanes without waiting.
     fn look(&mut self) -> io::Result<()> {
-        std::hint::spin_loop();
-        let now = self.clock.now();
-        if now.since(self.looked) < LOOK_EVERY || self.lanes.iter().all(|lane| lane.awake) {
+        let now = self.rounds.now;
+        if now.since(self.looked) < LOOK_EVERY || !self.rounds.any_asleep() {
             return Ok(());
         }
         self.looked = now;
@@ -143,31 +160,19 @@ impl Run {
 
     /// Waits until something comes or is due.
     fn sleep(&mut self) -> io::Result<()> {
-        let deadline = self.lanes.iter_mut().filter_map(Lane::next_deadline).min();
-        let now = self.clock.now();
-        self.wait(deadline.map(|deadline| deadline.since(now)))
+        let lanes = self.rounds.lanes.iter_mut();
+        let deadline = lanes.filter_map(Lane::next_deadline).min();
+        let now = self.rounds.time.now();
+        let due = deadline.map(|deadline| deadline.since(now));
+        let settle = self.rounds.any_claim().then_some(SETTLE_WITHIN);
+        self.wait(match (due, settle) {
+            (Some(due), Some(settle)) => Some(due.min(settle)),
+            (due, settle) => due.or(settle),
+        })
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let Self {
-            set, lanes, clock, ..
-        } = self;
-        let mut now = None;
-        set.wait(timeout, |token| {
-            let now = *now.get_or_insert_with(|| clock.now());
-            let woken = match usize::try_from(token) {
-                Ok(index) if index < lanes.len() => &mut lanes[index..=index],
-                // The bell says nothing about which lane: a ring may have started anywhere.
-                _ => {
-                    debug_assert_eq!(token, BELL);
-                    &mut lanes[..]
-                }
-            };
-            for lane in woken.iter_mut().filter(|lane| !lane.awake) {
-                lane.awake = true;
-                lane.disarm();
-                lane.budget.woke(now);
-            }
-        })
+        let Self { set, rounds, .. } = self;
+        set.wait(timeout, |token| rounds.wake(token))
     }
 }

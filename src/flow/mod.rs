@@ -13,6 +13,7 @@ mod entry;
 mod epoch;
 pub mod hand_over;
 pub mod hash;
+pub mod meter;
 #[cfg(test)]
 #[cfg(shunt_loom)]
 mod model;
@@ -37,6 +38,7 @@ pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
 };
 pub use hash::HashSeed;
+pub use meter::TokenBucket;
 pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
 pub use sessions::{

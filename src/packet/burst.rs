@@ -17,8 +17,16 @@ pub const HEADROOM: usize = 64;
 /// (an IPv6 header and a full payload length).
 pub const FRAME_MAX: usize = 14 + 8 + 40 + 65_535;
 
-/// Four of the largest frames, or sixty-four of 1500 bytes with room to spare.
-const ARENA: usize = 4 * (FRAME_MAX + HEADROOM + 64);
+/// Frames that lie together: four of the largest, or sixty-four of 1500 bytes with room to
+/// spare.
+const PACKED: usize = 4 * (FRAME_MAX + HEADROOM + 64);
+
+/// From one frame to the next where they are spread: room for the largest, and an odd number
+/// of cache lines, so that the beginnings of frames do not contend for the same ones.
+const STRIDE: usize = (FRAME_MAX + HEADROOM).next_multiple_of(128) + 64;
+
+/// All of it; the system gives memory only for what is used.
+const ARENA: usize = Burst::FRAMES_MAX * STRIDE;
 
 /// Frames begin on a cache line of their own.
 const ALIGN: usize = 64;
@@ -87,7 +95,7 @@ impl Burst {
             return None;
         }
         let start = self.used + HEADROOM;
-        self.arena.get_mut(start..start + len)
+        self.arena[..PACKED].get_mut(start..start + len)
     }
 
     /// The same space with the `header` bytes of headroom right before it, for a device that
@@ -98,7 +106,25 @@ impl Burst {
             return None;
         }
         let start = self.used + HEADROOM;
-        self.arena.get_mut(start - header..start + len)
+        self.arena[..PACKED].get_mut(start - header..start + len)
+    }
+
+    /// Spaces for [`Burst::FRAMES_MAX`] frames of any length at once, each with the `header`
+    /// bytes of headroom right before it, for a device that fills several together. For an
+    /// empty burst, or one whose frames came by [`Burst::commit_spread`].
+    pub fn spread(&mut self, header: usize) -> impl Iterator<Item = &mut [u8]> {
+        let first = HEADROOM.saturating_sub(header);
+        let frames = self.arena.chunks_exact_mut(STRIDE);
+        frames.map(move |space| &mut space[first..HEADROOM + FRAME_MAX])
+    }
+
+    /// Makes the first `len` bytes, after the header, of space `place` of [`Burst::spread`]
+    /// the next frame. Places grow from frame to frame.
+    #[inline]
+    pub fn commit_spread(&mut self, place: usize, len: usize, offload: Offload) {
+        debug_assert!(self.used <= place * STRIDE && place < Self::FRAMES_MAX);
+        self.used = place * STRIDE;
+        self.commit(len, offload);
     }
 
     /// Makes the first `len` bytes of the last [`Burst::reserve`] a frame.
@@ -235,6 +261,28 @@ mod tests {
         }
         assert_eq!(taken, 4);
         assert!(burst.reserve(FRAME_MAX + 1).is_none());
+    }
+
+    #[test]
+    fn spread_frames_are_apart_and_grow_into_their_own_headroom() {
+        let mut burst = Burst::new();
+        for (place, space) in burst.spread(12).enumerate() {
+            assert_eq!(space.len(), 12 + FRAME_MAX);
+            space.fill(place as u8);
+        }
+        let places: Vec<usize> = (0..Burst::FRAMES_MAX).filter(|n| n % 3 != 1).collect();
+        for place in &places {
+            burst.commit_spread(*place, FRAME_MAX, Offload::default());
+        }
+        assert_eq!(burst.len(), places.len());
+        assert!(
+            burst.reserve(60).is_none(),
+            "nothing is laid over spread frames"
+        );
+        for (index, place) in places.iter().enumerate() {
+            assert!(burst.frame_mut(index).grow_front(4));
+            assert_eq!(burst.frame(index).data, vec![*place as u8; 4 + FRAME_MAX]);
+        }
     }
 
     #[test]

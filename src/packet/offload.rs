@@ -75,3 +75,14 @@ pub struct PeerOffloads {
     /// UDP segmentation.
     pub uso: bool,
 }
+
+impl PeerOffloads {
+    /// Everything.
+    pub const ALL: Self = Self {
+        checksum: true,
+        tso4: true,
+        tso6: true,
+        ecn: true,
+        uso: true,
+    };
+}

@@ -93,6 +93,7 @@ reasons! {
         GuestRingFull, "guest-ring-full", "the guest offers no receive buffers";
         GuestAbsent, "guest-absent", "the guest's device is not running";
         GuestBufferTooSmall, "guest-buffer-too-small", "the frame does not fit the guest's receive buffer";
+        PuntMeter, "punt-meter", "more for the guest than its element's punt rate, or than its share while others need the worker";
         EgressFull, "egress-full", "the egress uplink takes no more now";
         UplinkAbsent, "uplink-absent", "the paired uplink is not running";
         EgressBufferTooSmall, "egress-buffer-too-small", "the frame does not fit what the egress uplink can take";

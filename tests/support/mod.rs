@@ -19,7 +19,9 @@
 pub mod frames;
 pub mod frontend;
 pub mod guest;
+pub mod hugepages;
 pub mod netns;
+pub mod ovs;
 pub mod process;
 pub mod router;
 pub mod shunt;

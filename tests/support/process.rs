@@ -104,6 +104,16 @@ impl Drop for Process {
     }
 }
 
+/// Panics, naming the Debian package, unless `program` (a name in PATH, or a path) is there.
+pub fn needs(program: &str, package: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    assert!(
+        found,
+        "{program} is missing: install the Debian package {package} ('make setup' does)"
+    );
+}
+
 /// Runs a command to its end, without input.
 pub fn output<S: AsRef<OsStr>>(argv: &[S]) -> Output {
     let (program, arguments) = argv.split_first().expect("no command");

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use super::netns::Netns;
 use super::process::Process;
-use super::{Dir, eventually, now, unique};
+use super::{Dir, eventually, hugepages, now, unique};
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const COMMAND_DEADLINE: Duration = Duration::from_secs(20);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
-const MEMORY_MIB: u64 = 256;
+/// Memory of one testpmd, MiB.
+pub const MEMORY_MIB: u64 = 256;
 
 /// What a testpmd is started with.
 #[derive(Debug)]
@@ -262,11 +263,5 @@ fn parse_stats(text: &str) -> Vec<PortStats> {
 
 /// Whether enough huge pages are free for one testpmd.
 fn has_hugepages() -> bool {
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let value = |name: &str| -> u64 {
-        let line = memory.lines().find_map(|line| line.strip_prefix(name));
-        let value = line.and_then(|rest| rest.split_whitespace().next());
-        value.and_then(|value| value.parse().ok()).unwrap_or(0)
-    };
-    value("HugePages_Free:") * value("Hugepagesize:") / 1024 >= MEMORY_MIB
+    hugepages::free() * hugepages::page_kib() / 1024 >= MEMORY_MIB
 }

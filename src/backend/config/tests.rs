@@ -6,6 +6,7 @@ use super::memory::available_bytes;
 use super::{
     Config, ConfigError, ElementConfig, HandOverConfig, Problem, SocketMode, UplinkConfig,
 };
+use crate::datapath::pace::Polling;
 use crate::packet::{FRAME_MAX, MacAddr};
 use crate::port::tap;
 use crate::port::xdp::CopyMode;
@@ -104,6 +105,25 @@ fn a_good_file_is_read_as_written() {
     let queues = |element: &ElementConfig, vnic: usize| element.vnics[vnic].uplink_queue_pairs();
     assert_eq!((queues(router1, 0), queues(router1, 1)), (1, 4));
     assert_eq!(queues(router2, 0), 2);
+}
+
+#[test]
+fn polling_and_punt_rates_are_read_and_others_refused() {
+    let config = Config::parse(&with_line(3, "polling = \"interrupt\"")).unwrap();
+    assert_eq!(config.backend.polling, Polling::Interrupt);
+    refused_at(
+        3,
+        "polling = \"sometimes\"",
+        "`adaptive`, `busy`, `interrupt`",
+    );
+    let config = Config::parse(&with_line(8, "punt-rate = 5000")).unwrap();
+    let rates: Vec<_> = config
+        .elements
+        .iter()
+        .map(|element| element.punt_rate)
+        .collect();
+    assert_eq!(rates, [Some(5000), None]);
+    refused_at(8, "punt-rate = 0", "give 1 to 100000000");
 }
 
 #[test]

@@ -32,6 +32,11 @@ where
         .ok_or_else(|| D::Error::custom(format!("{value} is out of range: give {MIN} to {MAX}")))
 }
 
+/// A rate in packets a second, where one is given.
+pub(super) fn punt_rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within::<_, u32, 1, 100_000_000>(from).map(Some)
+}
+
 /// A name of an element or vNIC.
 pub(super) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::world::*;
-use crate::datapath::lane::{Side, Vnic};
+use crate::datapath::lane::Vnic;
 use crate::packet::{Burst, Offload, PeerOffloads, TxFrame};
 use crate::port::testing::TestDevice;
 use crate::port::{Armed, Poller, Port, TxReport};
@@ -72,13 +72,14 @@ impl Port for Endless {
 }
 
 fn vnic(mac: crate::packet::MacAddr, uplink: Vec<Vec<u8>>, guest: Vec<Vec<u8>>) -> Vnic {
-    Vnic {
+    Vnic::new(
         mac,
-        guest: Side::new(vec![Box::new(Endless { frames: guest })]),
-        uplink: Side::new(vec![Box::new(Endless { frames: uplink })]),
-        uplink_device: Arc::new(TestDevice::default()),
-        told: PeerOffloads::default(),
-    }
+        vec![Box::new(Endless { frames: guest })],
+        (
+            Arc::new(TestDevice::default()),
+            vec![Box::new(Endless { frames: uplink })],
+        ),
+    )
 }
 
 #[test]

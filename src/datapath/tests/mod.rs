@@ -1,6 +1,9 @@
 //! Lanes on ports in memory: what goes in by one far end comes out by another.
 
 mod allocation;
+mod coming_and_going;
+mod fairness;
 mod forward;
 mod hand_over;
+mod waiting;
 mod world;

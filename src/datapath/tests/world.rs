@@ -8,7 +8,7 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 use crate::datapath::ElementId;
 use crate::datapath::counters::{ElementCounters, Snapshot};
-use crate::datapath::lane::{Bench, Lane, Reporter, Side, Vnic};
+use crate::datapath::lane::{Bench, Lane, Reporter, Vnic};
 use crate::datapath::poller::EpollSet;
 use crate::flow::hand_over::{HandOver, HandOverLimits};
 use crate::flow::queue::{Receiver, channel};
@@ -64,7 +64,16 @@ impl World {
         Self::with(ALL_OFFLOADS, HandOverLimits::default())
     }
 
+    /// An element with a punt rate.
+    pub(super) fn metered(punt_rate: Option<u32>) -> Self {
+        Self::made(ALL_OFFLOADS, HandOverLimits::default(), punt_rate)
+    }
+
     pub(super) fn with(peer: PeerOffloads, limits: HandOverLimits) -> Self {
+        Self::made(peer, limits, None)
+    }
+
+    fn made(peer: PeerOffloads, limits: HandOverLimits, punt_rate: Option<u32>) -> Self {
         let (writer, mut readers) = flow_table(64, 1, HashSeed::random());
         let shape = ElementShape {
             vnics: vec![
@@ -89,6 +98,7 @@ impl World {
             vec![lan_vnic, wan_vnic],
             counters.clone(),
             book.signals(),
+            punt_rate,
         );
         let (sender, events) = channel(1024);
         let keeper = Arc::new(EpollSet::new().unwrap());
@@ -112,22 +122,35 @@ impl World {
 
     pub(super) fn pass(&mut self, span: Duration) {
         self.now = self.now + span;
-        while self.lane.poll(&mut self.bench, self.now) > 0 {}
+        while self.round() > 0 {}
         while let Some((_, event)) = self.events.try_recv() {
             self.book.event(event, self.now);
         }
         self.book.advance(self.now);
     }
 
-    /// One round of the lane.
-    pub(super) fn round(&mut self) {
-        self.lane.poll(&mut self.bench, self.now);
+    /// One burst from every queue of the lane. Says how many frames were received or released.
+    pub(super) fn round(&mut self) -> usize {
+        let released = self.lane.prepare(&mut self.bench, self.now);
+        let received: usize = (0..self.lane.queues())
+            .map(|_| {
+                let place = self.lane.step();
+                self.lane.poll(place, &mut self.bench, self.now)
+            })
+            .sum();
+        released + received
     }
 
     pub(super) fn offload(&mut self, request: SessionRequest) -> Outcome {
         let outcome = self.book.offload(request, self.now);
         self.run();
         outcome
+    }
+
+    /// The lane, with the ports `vnics` instead of its own, the counters, and what a worker lends.
+    pub(super) fn into_lane(mut self, vnics: Vec<Vnic>) -> (Lane, Arc<ElementCounters>, Bench) {
+        self.lane.pipe.vnics = vnics;
+        (self.lane, self.counters, self.bench)
     }
 
     pub(super) fn counters(&self) -> Snapshot {
@@ -177,13 +200,14 @@ fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
     let (second_guest_port, second_guest) = port(peer);
     let second = (second_uplink, second_guest);
     let device = Arc::new(TestDevice::default());
-    let vnic = Vnic {
+    let vnic = Vnic::new(
         mac,
-        guest: Side::new(vec![Box::new(guest_port), Box::new(second_guest_port)]),
-        uplink: Side::new(vec![Box::new(uplink_port), Box::new(second_uplink_port)]),
-        uplink_device: device.clone(),
-        told: PeerOffloads::default(),
-    };
+        vec![Box::new(guest_port), Box::new(second_guest_port)],
+        (
+            device.clone(),
+            vec![Box::new(uplink_port), Box::new(second_uplink_port)],
+        ),
+    );
     (
         Ends {
             uplink,

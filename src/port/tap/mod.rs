@@ -27,6 +27,7 @@ use super::netns::NetnsError;
 use super::{Device, DeviceStatus, Port, QueueStatus};
 use crate::packet::{PeerOffloads, vnet_hdr};
 
+mod batch;
 mod link;
 mod open;
 mod port;

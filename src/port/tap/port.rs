@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::{Armed, Poller, Port, TxReport};
+use super::batch::{self, Batch};
 use super::{Queue, Shared, State, VNET_HEADER};
 use crate::packet::vnet_hdr::{self, Sender};
-use crate::packet::{Burst, FRAME_MAX, PeerOffloads, TxFrame};
+use crate::packet::{Burst, FRAME_MAX, Offload, PeerOffloads, TxFrame};
 
 /// Header and frame up to this size are copied together: the kernel then has one part to
 /// fetch and check instead of two.
@@ -30,6 +31,51 @@ pub(super) struct TapPort {
     /// The last read found nothing. The poller is edge-triggered and the next frame is a
     /// new edge, so sleeping needs no further look.
     drained: bool,
+    appetite: Appetite,
+}
+
+/// How many reads are tried at once. A read in vain costs a little, a further system call
+/// more; and long frames are best written while they are still in the cache.
+#[derive(Debug, Default)]
+struct Appetite {
+    had: usize,
+    longest: usize,
+}
+
+impl Appetite {
+    /// Bytes of one burst that stay in the cache.
+    const BYTES_MAX: usize = 4 * FRAME_MAX;
+
+    fn tries(&self) -> usize {
+        let likely = 2 * self.had + 2;
+        let fitting = Self::BYTES_MAX / self.longest.max(1);
+        likely.min(fitting).clamp(1, batch::FRAMES_MAX)
+    }
+
+    fn had(&mut self, frames: usize, longest: usize) {
+        self.had = frames;
+        // One long frame says that more may come, also between short ones.
+        self.longest = longest.max(self.longest - self.longest / 8);
+    }
+}
+
+/// A frame as it was read, behind its virtio-net header.
+struct Received {
+    len: usize,
+    offload: Offload,
+}
+
+impl Received {
+    /// What the first `read` bytes of `space` are; `None` if that is no whole frame.
+    fn new(space: &[u8], read: usize) -> Option<Self> {
+        let header = space.first_chunk::<VNET_HEADER>()?;
+        // A read that fills the space may have been cut: the kernel does not say.
+        let len = read
+            .checked_sub(VNET_HEADER)
+            .filter(|len| *len < FRAME_MAX)?;
+        let offload = vnet_hdr::decode(header, len, Sender::Host).ok()?;
+        Some(Self { len, offload })
+    }
 }
 
 /// What came of one read or write.
@@ -70,6 +116,11 @@ struct Tally {
 }
 
 impl Tally {
+    fn took(&mut self, len: usize) {
+        self.frames += 1;
+        self.bytes += len as u64;
+    }
+
     fn add_to(&self, frames: &AtomicU64, bytes: &AtomicU64, discarded: &AtomicU64) {
         for (counter, by) in [
             (frames, self.frames),
@@ -90,6 +141,7 @@ impl TapPort {
             queue,
             poller: None,
             drained: false,
+            appetite: Appetite::default(),
         }
     }
 
@@ -104,27 +156,83 @@ impl TapPort {
         }
     }
 
-    /// Reads one frame into `burst`; `None` when that is full.
-    fn read_one(&self, burst: &mut Burst, tally: &mut Tally) -> Option<Outcome> {
-        let space = burst.reserve_behind(VNET_HEADER, FRAME_MAX)?;
-        let len = match (&self.queue.file).read(space) {
-            Ok(read) => read.checked_sub(VNET_HEADER),
-            Err(error) => return Some(Outcome::of(&error)),
-        };
-        let header = space.first_chunk::<VNET_HEADER>().copied()?;
-        // A read that fills the space may have been cut: the kernel does not say.
-        let Some(len) = len.filter(|len| *len < FRAME_MAX) else {
-            return Some(Outcome::Frame);
-        };
-        match vnet_hdr::decode(&header, len, Sender::Host) {
-            Ok(offload) => {
-                burst.commit(len, offload);
-                tally.frames += 1;
-                tally.bytes += len as u64;
-                Some(Outcome::Done)
+    /// Reads frames one by one until `burst` is full or nothing waits.
+    fn read_each(&mut self, burst: &mut Burst, tally: &mut Tally) {
+        for _ in 0..burst.room() {
+            let Some(space) = burst.reserve_behind(VNET_HEADER, FRAME_MAX) else {
+                return;
+            };
+            let outcome = match (&self.queue.file).read(space) {
+                Ok(read) => match Received::new(space, read) {
+                    Some(Received { len, offload }) => {
+                        burst.commit(len, offload);
+                        tally.took(len);
+                        continue;
+                    }
+                    None => Outcome::Frame,
+                },
+                Err(error) => Outcome::of(&error),
+            };
+            if self.read_ends(&outcome, tally) {
+                return;
             }
-            Err(_) => Some(Outcome::Frame),
         }
+    }
+
+    /// Reads frames, in each system call as many as are likely to wait, until `burst` is full,
+    /// has enough bytes, or nothing waits.
+    fn read_many(&mut self, batch: &mut Batch, burst: &mut Burst, tally: &mut Tally) {
+        let mut first = 0;
+        let mut more = true;
+        while more && first < batch::FRAMES_MAX && tally.bytes < Appetite::BYTES_MAX as u64 {
+            let tries = self.appetite.tries().min(batch::FRAMES_MAX - first);
+            let before = tally.frames;
+            let spaces = burst.spread(VNET_HEADER).skip(first).take(tries);
+            let results = batch.read(&self.queue.file, spaces);
+            let mut longest = 0;
+            for (place, result) in (first..).zip(results) {
+                // Frames behind an empty read came meanwhile: what the last one found counts.
+                self.drained = false;
+                let outcome = match usize::try_from(*result) {
+                    Ok(read) => {
+                        let space = burst.spread(VNET_HEADER).nth(place).unwrap_or_default();
+                        match Received::new(space, read) {
+                            Some(Received { len, offload }) => {
+                                burst.commit_spread(place, len, offload);
+                                tally.took(len);
+                                longest = longest.max(len);
+                                continue;
+                            }
+                            None => Outcome::Frame,
+                        }
+                    }
+                    Err(_) => Outcome::of(&io::Error::from_raw_os_error(-result)),
+                };
+                more &= !self.read_ends(&outcome, tally);
+            }
+            self.appetite.had((tally.frames - before) as usize, longest);
+            first += tries;
+        }
+    }
+
+    /// Notes what a read without a frame means; whether more reads are in vain.
+    fn read_ends(&mut self, outcome: &Outcome, tally: &mut Tally) -> bool {
+        match outcome {
+            Outcome::Done => return false,
+            Outcome::Frame => {
+                tally.discarded += 1;
+                return false;
+            }
+            Outcome::WouldBlock => self.drained = true,
+            // A read does not ask whether the interface is up; such an error would be
+            // a driver's own, and the queue cannot be trusted after it.
+            Outcome::Gone | Outcome::Down => {
+                self.note_state(State::Gone);
+                self.drained = true;
+            }
+            Outcome::Interrupted => {}
+        }
+        true
     }
 
     fn write_one(&self, frame: &TxFrame<'_>) -> Outcome {
@@ -147,30 +255,70 @@ impl TapPort {
         }
     }
 
-    /// Writes `frames` until one finds no room; says how many were taken.
-    fn write_all(&self, frames: &[TxFrame<'_>], tally: &mut Tally) -> usize {
-        for (index, frame) in frames.iter().enumerate() {
-            match self.write_one(frame) {
-                Outcome::Done => {
-                    self.note_state(State::Running);
-                    tally.frames += 1;
-                    tally.bytes += frame.data.len() as u64;
-                }
-                Outcome::Frame => tally.discarded += 1,
-                Outcome::WouldBlock | Outcome::Interrupted => return index,
-                Outcome::Down => {
-                    self.note_state(State::Down);
-                    tally.discarded += (frames.len() - index) as u64;
-                    return frames.len();
-                }
-                Outcome::Gone => {
-                    self.note_state(State::Gone);
-                    return index;
-                }
+    /// Writes `frames` one by one until one finds no room; says what became of them.
+    fn write_each(&self, frames: &[TxFrame<'_>], tally: &mut Tally) -> TxReport {
+        let mut report = TxReport::default();
+        for frame in frames {
+            let outcome = self.write_one(frame);
+            if matches!(outcome, Outcome::Down) {
+                self.note_state(State::Down);
+                tally.discarded += (frames.len() - report.consumed) as u64;
+                report.consumed = frames.len();
+                break;
+            }
+            if !self.written(&outcome, frame, tally) {
+                break;
+            }
+            report.consumed += 1;
+        }
+        report
+    }
+
+    /// Writes all of `frames` in one system call; says what became of them.
+    fn write_many(&self, batch: &mut Batch, frames: &[TxFrame<'_>], tally: &mut Tally) -> TxReport {
+        let results = batch.write(&self.queue.file, frames);
+        let mut report = TxReport::default();
+        for (place, (frame, result)) in frames.iter().zip(results).enumerate() {
+            let outcome = match usize::try_from(*result) {
+                // The driver takes a frame whole or not at all.
+                Ok(written) if written == VNET_HEADER + frame.data.len() => Outcome::Done,
+                Ok(_) => Outcome::Frame,
+                Err(_) => Outcome::of(&io::Error::from_raw_os_error(-result)),
+            };
+            if self.written(&outcome, frame, tally) {
+                // What found no room before this one is lost: it may not follow it.
+                report.too_large |= ones_between(report.consumed, place);
+                report.consumed = place + 1;
             }
         }
-        frames.len()
+        report
     }
+
+    /// Notes what a write gave; whether the frame was taken.
+    fn written(&self, outcome: &Outcome, frame: &TxFrame<'_>, tally: &mut Tally) -> bool {
+        match outcome {
+            Outcome::Done => {
+                self.note_state(State::Running);
+                tally.took(frame.data.len());
+            }
+            Outcome::Frame => tally.discarded += 1,
+            Outcome::Down => {
+                self.note_state(State::Down);
+                tally.discarded += 1;
+            }
+            Outcome::WouldBlock | Outcome::Interrupted => return false,
+            Outcome::Gone => {
+                self.note_state(State::Gone);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Bits `from` to before `to`.
+fn ones_between(from: usize, to: usize) -> u64 {
+    (from..to).fold(0, |all, place| all | 1 << place)
 }
 
 impl Port for TapPort {
@@ -211,23 +359,14 @@ impl Port for TapPort {
             return 0;
         }
         let mut tally = Tally::default();
-        for _ in 0..burst.room() {
-            match self.read_one(burst, &mut tally) {
-                Some(Outcome::Done) => {}
-                Some(Outcome::Frame) => tally.discarded += 1,
-                Some(Outcome::WouldBlock) => {
-                    self.drained = true;
-                    break;
-                }
-                // A read does not ask whether the interface is up; such an error would be
-                // a driver's own, and the queue cannot be trusted after it.
-                Some(Outcome::Gone | Outcome::Down) => {
-                    self.note_state(State::Gone);
-                    self.drained = true;
-                    break;
-                }
-                Some(Outcome::Interrupted) | None => break,
-            }
+        // Spaces for many are those of an empty burst.
+        let read = if burst.is_empty() {
+            batch::with(|batch| self.read_many(batch, burst, &mut tally))
+        } else {
+            None
+        };
+        if read.is_none() {
+            self.read_each(burst, &mut tally);
         }
         let queue = &self.queue;
         tally.add_to(&queue.rx_frames, &queue.rx_bytes, &queue.rx_discarded);
@@ -239,13 +378,16 @@ impl Port for TapPort {
             return TxReport::default();
         }
         let mut tally = Tally::default();
-        let consumed = self.write_all(frames, &mut tally);
+        let many = |batch: &mut Batch| self.write_many(batch, frames, &mut tally);
+        let report = match frames {
+            // One by itself gains nothing by a ring.
+            [_] => None,
+            _ => batch::with(many),
+        };
+        let report = report.unwrap_or_else(|| self.write_each(frames, &mut tally));
         let queue = &self.queue;
         tally.add_to(&queue.tx_frames, &queue.tx_bytes, &queue.tx_discarded);
-        TxReport {
-            consumed,
-            ..TxReport::default()
-        }
+        report
     }
 
     fn arm(&mut self) -> Armed {

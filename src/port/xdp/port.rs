@@ -19,13 +19,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::super::{Armed, Poller, Port, TxReport};
 use super::rings::Rings;
 use super::{Link, Queue, Shared, State};
-use crate::packet::{Burst, Offload, PeerOffloads, TxFrame, unmarked};
+use crate::packet::{Burst, FrameMut, Offload, PeerOffloads, TxFrame, segment, unmarked};
 
 /// Wake-ups in one call at most: a kernel that sends 32 frames each needs two for a burst,
 /// and one more each time a peer was full.
 const KICKS: usize = 4;
 /// Wake-ups without effect after which the worker may sleep although frames wait.
 const FRUITLESS_MAX: u32 = 1_000;
+/// Bytes of a frame whose checksum is completed at once.
+const SHORT: usize = 192;
 
 /// One queue of an uplink.
 pub(super) struct XdpPort {
@@ -122,6 +124,18 @@ impl XdpPort {
     }
 }
 
+/// Deals with a checksum that is partial and unmarked: a long frame's is marked, since its
+/// receiver may not need it complete; a short frame's costs less to complete than to mark.
+fn mark_or_complete(mut frame: FrameMut<'_>) {
+    if let Some(checksum) = unmarked::partial(frame.data()) {
+        frame.offload().checksum = checksum;
+        if frame.data().len() <= SHORT {
+            // What was recognised can be completed; if not, it stays marked.
+            let _ = segment::complete(&mut frame);
+        }
+    }
+}
+
 impl Port for XdpPort {
     fn attach(&mut self, poller: Poller) -> io::Result<()> {
         poller.add(self.queue.socket.as_raw_fd())?;
@@ -161,15 +175,14 @@ impl Port for XdpPort {
         let mut tally = Tally::default();
         let unmarked_partials = self.shared.unmarked_partials;
         let taken = self.rings.receive(burst.room(), |frame| {
-            let mut offload = Offload::default();
-            if unmarked_partials && let Some(checksum) = unmarked::partial(frame) {
-                offload.checksum = checksum;
-            }
-            if burst.push(frame, offload) {
-                tally.frames += 1;
-                tally.bytes += frame.len() as u64;
-            } else {
+            if !burst.push(frame, Offload::default()) {
                 tally.discarded += 1;
+                return;
+            }
+            tally.frames += 1;
+            tally.bytes += frame.len() as u64;
+            if unmarked_partials {
+                mark_or_complete(burst.frame_mut(burst.len() - 1));
             }
         });
         self.drained = taken == 0;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::chain::{Ahead, Direction, Entry, Segments, Walk};
 use super::fault::RingFault;
 use super::layout::{RingConfig, used_entry};
-use super::memory::{Cursor, Reach};
+use super::memory::{Cursor, Header, Reach, Segment};
 use super::notify::{Notify, Shared};
 use super::raw::{Areas, GuestMap};
 
@@ -115,10 +115,41 @@ impl Core {
                 &self.areas,
                 &mut self.reach,
                 &self.config,
+                self.direction,
                 index,
                 self.avail_idx,
             )
             .map(Some)
+    }
+
+    /// Reads the next entries, if some are known to wait, so that their buffers are on their
+    /// way when the next burst begins.
+    #[inline]
+    pub(super) fn look_ahead(&mut self) {
+        if self.fault.is_none()
+            && let Err(fault) = self.entry(0)
+        {
+            self.latch(fault);
+        }
+    }
+
+    /// The only buffer of `entry`, if it is a chain of one as this ring's direction asks for.
+    #[inline]
+    pub(super) fn alone(&self, entry: &Entry) -> Option<Segment> {
+        entry.alone(self.direction)
+    }
+
+    /// Fills `into` from one buffer; false if it does not lie in one region.
+    #[inline]
+    pub(super) fn read_whole(&mut self, from: Segment, into: &mut [u8]) -> bool {
+        self.reach.read_whole(self.areas.map(), from.addr, into)
+    }
+
+    /// Writes `header` and `data` to one buffer; false if it does not lie in one region.
+    #[inline]
+    pub(super) fn write_whole(&mut self, to: Segment, header: Header<'_>, data: &[u8]) -> bool {
+        self.reach
+            .write_whole(self.areas.map(), to.addr, header, data)
     }
 
     /// Forgets the buffers gathered.

@@ -26,13 +26,36 @@ pub(super) const SEGMENTS_MAX: usize = 1024;
 const AHEAD: usize = crate::packet::Burst::FRAMES_MAX;
 
 /// How many chains ahead the first buffer is prefetched.
-const PREFETCH_DISTANCE: u16 = 4;
+const PREFETCH_DISTANCE: u16 = 8;
 
 /// One entry of the available ring and the first descriptor of its chain, as copies.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entry {
     pub(super) head: u16,
     first: Descriptor,
+}
+
+impl Entry {
+    /// The chain's only buffer, if it is one and as the ring's direction asks for. `None` says
+    /// nothing against the chain.
+    #[inline]
+    pub(super) fn alone(&self, direction: Direction) -> Option<Segment> {
+        let wanted = match direction {
+            Direction::FromGuest => 0,
+            Direction::ToGuest => DESC_WRITE,
+        };
+        let flags = self.first.flags & (DESC_NEXT | DESC_INDIRECT | DESC_WRITE);
+        (flags == wanted && self.first.len != 0).then_some(self.buffer())
+    }
+
+    /// The first descriptor's buffer, or indirect table.
+    #[inline]
+    fn buffer(&self) -> Segment {
+        Segment {
+            addr: self.first.addr,
+            len: self.first.len,
+        }
+    }
 }
 
 /// Entries read ahead, so that loads from the guest's caches overlap. An entry stays
@@ -62,6 +85,7 @@ impl Ahead {
         areas: &Areas,
         reach: &mut Reach,
         config: &RingConfig,
+        direction: Direction,
         index: u16,
         until: u16,
     ) -> Result<Entry, RingFault> {
@@ -69,11 +93,14 @@ impl Ahead {
         if place >= self.len {
             self.refill(areas, config, index, until)?;
             place = 0;
+            for entry in &self.entries[..usize::from(self.len.min(PREFETCH_DISTANCE))] {
+                reach.prefetch(areas.map(), entry.buffer(), direction);
+            }
         }
         let later = place + PREFETCH_DISTANCE;
         if later < self.len {
             let entry = &self.entries[usize::from(later) % AHEAD];
-            reach.prefetch(areas.map(), entry.first.addr);
+            reach.prefetch(areas.map(), entry.buffer(), direction);
         }
         Ok(self.entries[usize::from(place) % AHEAD])
     }

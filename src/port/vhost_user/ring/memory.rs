@@ -7,8 +7,13 @@
 //! *Caller's duty*: use one [`Reach`] with one map; another map only costs a search.
 //! *Standard*: none; vhost-user's `VHOST_USER_SET_LOG_BASE` for the log.
 
+use super::chain::Direction;
 use super::fault::RingFault;
+use super::layout::{HEADER_MAX, HEADER_SHORT};
 use super::raw::GuestMap;
+
+/// What is prefetched of a buffer: the virtio-net header and a small frame.
+const PREFETCH_BYTES: usize = HEADER_MAX + 64;
 
 /// The migration log: pages that were written since they were last sent.
 pub trait DirtyLog: Send + Sync {
@@ -22,6 +27,23 @@ pub trait DirtyLog: Send + Sync {
 pub(super) struct Segment {
     pub(super) addr: u64,
     pub(super) len: u32,
+}
+
+/// A virtio-net header to be written.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Header<'h> {
+    Long(&'h [u8; HEADER_MAX]),
+    Short(&'h [u8; HEADER_SHORT]),
+}
+
+impl Header<'_> {
+    #[inline]
+    fn len(self) -> usize {
+        match self {
+            Self::Long(header) => header.len(),
+            Self::Short(header) => header.len(),
+        }
+    }
 }
 
 /// Finds guest addresses, beginning at the region found last.
@@ -66,11 +88,55 @@ impl Reach {
         }
     }
 
-    /// Asks for the first cache line at `addr`, if that is guest memory at all.
+    /// Fills `into` from a buffer that lies in one region; false, and nothing done, if not.
     #[inline]
-    pub(super) fn prefetch(&mut self, map: &GuestMap, addr: u64) {
-        if let Some(span) = map.span(&mut self.hint, addr, 1) {
-            span.prefetch();
+    pub(super) fn read_whole(&mut self, map: &GuestMap, addr: u64, into: &mut [u8]) -> bool {
+        match map.span(&mut self.hint, addr, into.len()) {
+            Some(span) if span.len() == into.len() => {
+                span.read(into);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Writes `header` and behind it `data` to a buffer that lies in one region; false, and
+    /// nothing done, if not.
+    #[inline]
+    pub(super) fn write_whole(
+        &mut self,
+        map: &GuestMap,
+        addr: u64,
+        header: Header<'_>,
+        data: &[u8],
+    ) -> bool {
+        let len = header.len() + data.len();
+        let Some(span) = map.span(&mut self.hint, addr, len) else {
+            return false;
+        };
+        if span.len() != len {
+            return false;
+        }
+        // Lengths known beforehand become two stores each.
+        let written = match header {
+            Header::Long(header) => span.write_array(header),
+            Header::Short(header) => span.write_array(header),
+        };
+        span.skip(header.len()).write(data);
+        map.mark(addr, len);
+        written
+    }
+
+    /// Asks for the cache lines of a frame's first bytes at `addr`, if that is guest memory
+    /// at all.
+    #[inline]
+    pub(super) fn prefetch(&mut self, map: &GuestMap, segment: Segment, direction: Direction) {
+        let len = (segment.len as usize).min(PREFETCH_BYTES);
+        if let Some(span) = map.span(&mut self.hint, segment.addr, len) {
+            match direction {
+                Direction::FromGuest => span.prefetch(),
+                Direction::ToGuest => span.prefetch_to_write(),
+            }
         }
     }
 

@@ -20,6 +20,8 @@ mod chain;
 mod fault;
 mod layout;
 mod memory;
+#[cfg(all(test, shunt_loom))]
+mod nap_model;
 mod notify;
 mod raw;
 mod rx;

@@ -251,15 +251,63 @@ impl Span<'_> {
         };
     }
 
-    /// Asks the CPU for the cache line of the first byte.
+    /// Copies all of `from` to the first bytes; false, and nothing done, if there are fewer.
+    #[inline]
+    pub(super) fn write_array<const N: usize>(self, from: &[u8; N]) -> bool {
+        if self.len < N {
+            return false;
+        }
+        // SAFETY: as in `read`, the other way round; `N` bytes are there (checked above).
+        unsafe {
+            self.host
+                .copy_from_nonoverlapping(NonNull::from(from).cast(), N)
+        };
+        true
+    }
+
+    /// The bytes behind the first `count`; none if there are no more.
+    #[inline]
+    pub(super) fn skip(self, count: usize) -> Self {
+        let count = count.min(self.len);
+        Self {
+            // SAFETY: at most one past the span's end (`min` above), so inside the mapping or
+            // right behind it (I2).
+            host: unsafe { self.host.add(count) },
+            len: self.len - count,
+            map: PhantomData,
+        }
+    }
+
+    /// Asks the CPU for the first and the last byte's cache lines, to be read.
     #[inline]
     pub(super) fn prefetch(self) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch reads nothing architecturally and cannot fault; SSE is
-        // part of x86_64.
+        // part of x86_64. Both bytes are in the span (I2; the last is the first of an
+        // empty one).
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let last = self.host.add(self.len.saturating_sub(1));
             _mm_prefetch::<_MM_HINT_T0>(self.host.as_ptr().cast_const().cast());
+            _mm_prefetch::<_MM_HINT_T0>(last.as_ptr().cast_const().cast());
+        }
+    }
+
+    /// The same, to be written: the lines become this CPU's own at once.
+    #[inline]
+    pub(super) fn prefetch_to_write(self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `prefetch`; a CPU without PREFETCHW takes it for a no-op, as all of
+        // x86_64 must.
+        unsafe {
+            let last = self.host.add(self.len.saturating_sub(1));
+            std::arch::asm!(
+                "prefetchw [{first}]",
+                "prefetchw [{last}]",
+                first = in(reg) self.host.as_ptr(),
+                last = in(reg) last.as_ptr(),
+                options(nostack, preserves_flags, readonly),
+            );
         }
     }
 }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::burst::Core;
-use super::chain::Direction;
+use super::chain::{Direction, Entry};
 use super::fault::RingFault;
 
 use super::layout::{HEADER_MAX, RingConfig};
@@ -69,6 +69,7 @@ impl RxRing {
         let chains = usize::from(self.core.available(room as u16)).min(room);
         let mut walked = 0;
         for _ in 0..chains {
+            self.core.clear_buffers();
             match self.take(burst) {
                 Ok(Taken::Frame(len)) => {
                     popped.frames += 1;
@@ -81,12 +82,14 @@ impl RxRing {
                     break;
                 }
             }
-            walked += self.core.buffers().list().len();
+            // The usual kind gathers nothing.
+            walked += self.core.buffers().list().len().max(1);
             if walked >= WALK_MAX {
                 break;
             }
         }
         self.core.publish();
+        self.core.look_ahead();
         popped
     }
 
@@ -95,11 +98,47 @@ impl RxRing {
         let Some(entry) = self.core.entry(0)? else {
             return Ok(Taken::Full);
         };
-        let head = entry.head;
         let header_len = usize::from(self.core.config().header_len).min(HEADER_MAX);
+        match self.take_alone(&entry, header_len, burst) {
+            Some(taken) => Ok(taken),
+            None => self.take_chain(&entry, header_len, burst),
+        }
+    }
+
+    /// A frame of the usual kind: header and data in one buffer, in one piece, copied once.
+    /// `None`, and nothing done: it is of another kind.
+    #[inline]
+    fn take_alone(&mut self, entry: &Entry, header_len: usize, burst: &mut Burst) -> Option<Taken> {
+        let buffer = self.core.alone(entry)?;
+        let len = (buffer.len as usize).checked_sub(header_len)?;
+        if !(FRAME_MIN as usize..=FRAME_MAX).contains(&len) {
+            return None;
+        }
+        let Some(space) = burst.reserve_behind(header_len, len) else {
+            return Some(Taken::Full);
+        };
+        if !self.core.read_whole(buffer, space) {
+            return None;
+        }
+        // From here on the private copy counts.
+        let decoded = vnet_hdr::decode(&space[..header_len], len, Sender::Guest);
+        self.core.complete(entry.head, 0);
+        let Ok(offload) = decoded else {
+            return Some(Taken::Discarded);
+        };
+        burst.commit(len, offload);
+        Some(Taken::Frame(len))
+    }
+
+    fn take_chain(
+        &mut self,
+        entry: &Entry,
+        header_len: usize,
+        burst: &mut Burst,
+    ) -> Result<Taken, RingFault> {
+        let head = entry.head;
         let longest = (header_len + FRAME_MAX) as u64;
-        self.core.clear_buffers();
-        self.core.gather(&entry, longest + 1)?;
+        self.core.gather(entry, longest + 1)?;
         let bytes = self.core.buffers().bytes();
         if bytes < header_len as u64 {
             return Err(RingFault::HeaderMissing { head, len: bytes });

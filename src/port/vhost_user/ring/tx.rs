@@ -15,6 +15,7 @@ use super::burst::Core;
 use super::chain::Direction;
 use super::fault::RingFault;
 use super::layout::{HEADER_MAX, HEADER_SHORT, RingConfig};
+use super::memory::Header;
 use super::raw::GuestMap;
 use crate::packet::{Burst, TxFrame, vnet_hdr};
 
@@ -96,18 +97,22 @@ impl TxRing {
             pushed.consumed += 1;
         }
         self.core.publish();
+        self.core.look_ahead();
         pushed
     }
 
     #[inline]
     fn put(&mut self, frame: &TxFrame<'_>) -> Result<Put, RingFault> {
+        let mut header = vnet_hdr::encode(&frame.offload, frame.data);
         let header_len = usize::from(self.core.config().header_len).min(HEADER_MAX);
+        if let Some(put) = self.put_alone(&header, header_len, frame.data)? {
+            return Ok(put);
+        }
         let count = match self.choose((header_len + frame.data.len()) as u64)? {
             Chosen::Buffers(count) => count,
             Chosen::TooLarge => return Ok(Put::TooLarge),
             Chosen::NoRoom => return Ok(Put::NoRoom),
         };
-        let mut header = vnet_hdr::encode(&frame.offload, frame.data);
         // Without MRG_RXBUF this is 1, too (5.1.6.4.1).
         header[HEADER_SHORT..].copy_from_slice(&count.to_le_bytes());
         self.core.write(&header[..header_len], frame.data)?;
@@ -115,6 +120,35 @@ impl TxRing {
             self.core.complete(buffer.head, buffer.written);
         }
         Ok(Put::Delivered)
+    }
+
+    /// The usual kind of buffer: a chain of one that holds header and frame, in one piece.
+    /// `None`, and nothing done: it is of another kind, or there is none.
+    #[inline]
+    fn put_alone(
+        &mut self,
+        header: &[u8; HEADER_MAX],
+        header_len: usize,
+        data: &[u8],
+    ) -> Result<Option<Put>, RingFault> {
+        let Some(entry) = self.core.entry(0)? else {
+            return Ok(Some(Put::NoRoom));
+        };
+        let need = header_len + data.len();
+        let buffer = self.core.alone(&entry);
+        let Some(buffer) = buffer.filter(|buffer| buffer.len as usize >= need) else {
+            return Ok(None);
+        };
+        // `encode` says one buffer.
+        let header = match header.first_chunk::<HEADER_SHORT>() {
+            Some(short) if header_len == HEADER_SHORT => Header::Short(short),
+            _ => Header::Long(header),
+        };
+        if !self.core.write_whole(buffer, header, data) {
+            return Ok(None);
+        }
+        self.core.complete(entry.head, need as u32);
+        Ok(Some(Put::Delivered))
     }
 
     /// Gathers buffers for `need` bytes. Takes none: that is up to `complete`.
