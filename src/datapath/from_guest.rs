@@ -322,8 +322,7 @@ impl Pipe {
         parked: &[Parked],
         bench: &mut Bench,
     ) -> (usize, usize) {
-        let (dst_mac, src_mac) = flow.macs();
-        let (rewrite, vnic) = (flow.rewrite(), flow.key().vnic());
+        let vnic = flow.key().vnic();
         bench.released.clear();
         for (ready, one) in parked.iter().enumerate() {
             let frame = one.frame();
@@ -333,7 +332,7 @@ impl Pipe {
             // What was parked had a key, so it parses again.
             let rewritten = parse(frame.data, &frame.offload, vnic).is_ok_and(|parsed| {
                 let mut frame = bench.released.frame_mut(ready);
-                rewrite.apply(&mut frame, &parsed, dst_mac, src_mac)
+                flow.rewrite_frame(&mut frame, &parsed)
             });
             if !rewritten {
                 self.counters.lose(DropReason::ParkedLost, one.wire);

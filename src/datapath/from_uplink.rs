@@ -274,10 +274,8 @@ impl Pipe {
         let mut waiting = 0u64;
         for (index, fate) in fates.iter_mut().enumerate() {
             if let (Fate::Forward(flow), Ok(parsed)) = (*fate, &sorted.parsed[index]) {
-                let (dst_mac, src_mac) = flow.macs();
                 let mut frame = bench.burst.frame_mut(index);
-                let rewrite = flow.rewrite();
-                if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
+                if flow.rewrite_frame(&mut frame, parsed) {
                     waiting |= 1 << index;
                 } else {
                     *fate = Fate::Punt(PuntReason::Malformed);

@@ -15,8 +15,9 @@ use super::arena::Vacant;
 use super::slab::Slab;
 use super::spec::{Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
 use super::ways::Way;
-use crate::packet::rewrite::Rewrite;
-use crate::packet::{FlowKey, MacAddr, VnicId};
+use super::wide::Addresses;
+use crate::packet::rewrite::{Narrow, Rewrite, Wide};
+use crate::packet::{FlowKey, FrameMut, MacAddr, Parsed, VnicId};
 use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, UnsafeCell};
 
 /// Flag: a TCP segment was noted.
@@ -41,68 +42,30 @@ pub struct FlowCounters {
     pub tcp: Option<(u32, u32, u16)>,
 }
 
-/// What does not change while the flow is in the table. In halves of 32-bit words, so that it
-/// is aligned to two bytes.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(super) struct Fixed {
-    /// Source and destination that match, then those on egress; of IPv6 the first one is the
-    /// place of its addresses.
-    addresses: [[u16; 2]; 4],
-    /// Source and destination port that match, then those on egress.
-    ports: [u16; 4],
-    /// Its way.
-    pub(super) way: u16,
-}
+/// Addresses and ports, which do not change while the flow is in the table: of IPv4 itself, of
+/// IPv6 the place of the addresses in `from`.
+pub(super) type Fixed = Narrow;
 
-impl Fixed {
-    /// The fixed part of `spec`; `wide` is the place of its addresses if they are IPv6's.
-    pub(super) fn new(spec: &FlowSpec, way: u16, wide: Option<u32>) -> Self {
-        let (from, to) = (spec.key.words(), spec.egress_key.words());
-        let high = |word: u64| halves((word >> 32) as u32);
-        let addresses = match wide {
-            Some(place) => [halves(place), [0; 2], [0; 2], [0; 2]],
-            None => [high(from[1]), high(from[3]), high(to[1]), high(to[3])],
-        };
-        let port = |word: u64, shift: u32| (word >> shift) as u16;
-        let ports = [
-            port(from[5], 16),
-            port(from[5], 0),
-            port(to[5], 16),
-            port(to[5], 0),
-        ];
-        Self {
-            addresses,
-            ports,
-            way,
-        }
-    }
-
-    #[inline(always)]
-    fn address(&self, place: usize) -> u64 {
-        u64::from(whole(self.addresses[place]))
-    }
-
-    #[inline(always)]
-    fn ports(&self, first: usize) -> u64 {
-        u64::from(self.ports[first]) << 16 | u64::from(self.ports[first + 1])
-    }
-
-    /// Where the addresses of an IPv6 flow are.
-    #[inline(always)]
-    pub(super) fn wide(&self) -> u32 {
-        whole(self.addresses[0])
+/// The fixed part of `spec`; `wide` is the place of its addresses if they are IPv6's.
+pub(super) fn fixed(spec: &FlowSpec, wide: Option<u32>) -> Fixed {
+    let (from, to) = (spec.key.words(), spec.egress_key.words());
+    let addresses = |words: &[u64; 6]| words[1] | words[3] >> 32;
+    let [from_addresses, to_addresses] = match wide {
+        Some(place) => [place.into(), 0],
+        None => [addresses(from), addresses(to)],
+    };
+    Fixed {
+        from: [from_addresses],
+        to: [to_addresses],
+        from_ports: from[5] as u32,
+        to_ports: to[5] as u32,
     }
 }
 
+/// Where the addresses of an IPv6 flow are.
 #[inline(always)]
-fn halves(word: u32) -> [u16; 2] {
-    [word as u16, (word >> 16) as u16]
-}
-
-#[inline(always)]
-fn whole(halves: [u16; 2]) -> u32 {
-    u32::from(halves[0]) | u32::from(halves[1]) << 16
+pub(super) fn wide_place(fixed: &Fixed) -> u32 {
+    fixed.from[0] as u32
 }
 
 /// One direction of a session, in its table.
@@ -111,6 +74,7 @@ pub(super) struct Entry {
     bytes: AtomicU64,
     /// Destination MAC, and the upper third of the source MAC.
     macs_high: AtomicU64,
+    pub(super) fixed: UnsafeCell<Fixed>,
     /// The rest of the source MAC.
     macs_low: AtomicU32,
     packets: AtomicU32,
@@ -119,7 +83,8 @@ pub(super) struct Entry {
     pub(super) generation: AtomicU32,
     /// The slot of the other direction; in a free slot the next free one.
     pub(super) partner: AtomicU32,
-    pub(super) fixed: UnsafeCell<Fixed>,
+    /// Its way; the writer's, set before the flow is published.
+    pub(super) way: AtomicU16,
     state: AtomicU8,
     /// The worker's.
     flags: AtomicU8,
@@ -133,19 +98,21 @@ unsafe impl Vacant for Entry {
     #[cfg(shunt_loom)]
     fn vacant() -> Self {
         let fixed = Fixed {
-            addresses: [[0; 2]; 4],
-            ports: [0; 4],
-            way: 0,
+            from: [0],
+            to: [0],
+            from_ports: 0,
+            to_ports: 0,
         };
         Self {
             bytes: AtomicU64::new(0),
             macs_high: AtomicU64::new(0),
+            fixed: UnsafeCell::new(fixed),
             macs_low: AtomicU32::new(0),
             packets: AtomicU32::new(0),
             last_seen_ms: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             partner: AtomicU32::new(0),
-            fixed: UnsafeCell::new(fixed),
+            way: AtomicU16::new(0),
             state: AtomicU8::new(0),
             flags: AtomicU8::new(0),
         }
@@ -175,6 +142,17 @@ impl Entry {
         self.macs_high
             .store(dst << 16 | src >> 32, Ordering::Relaxed);
         self.macs_low.store(src as u32, Ordering::Relaxed);
+    }
+
+    /// Destination and source MAC as on the wire.
+    #[inline(always)]
+    fn wire_macs(&self) -> [u8; 12] {
+        let high = self.macs_high.load(Ordering::Relaxed).to_be_bytes();
+        let low = self.macs_low.load(Ordering::Relaxed).to_be_bytes();
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&high);
+        bytes[8..].copy_from_slice(&low);
+        bytes
     }
 
     #[inline]
@@ -240,9 +218,24 @@ impl Notes {
 #[derive(Clone, Copy)]
 pub struct FlowRef<'p> {
     pub(super) entry: &'p Entry,
-    pub(super) slot: u32,
+    way: &'p Way,
     /// The flow's own: what its links lead into, whatever pin is asked.
     pub(super) slab: &'p Slab,
+}
+
+impl<'p> FlowRef<'p> {
+    /// The flow in a slot that was filled and that the caller may look at.
+    #[inline(always)]
+    pub(super) fn new(entry: &'p Entry, slab: &'p Slab) -> Self {
+        let way = slab.ways.get(entry.way.load(Ordering::Relaxed));
+        Self { entry, way, slab }
+    }
+
+    /// The other direction of the same session.
+    #[inline]
+    pub(super) fn partner(self) -> Option<FlowRef<'p>> {
+        self.slab.get(self.entry.partner.load(Ordering::Acquire))
+    }
 }
 
 impl FlowRef<'_> {
@@ -252,32 +245,37 @@ impl FlowRef<'_> {
     pub fn id(self) -> FlowId {
         let generation = self.entry.generation.load(Ordering::Relaxed);
         FlowId {
-            index: self.slot,
+            index: self.slot(),
             generation: generation.wrapping_sub(1) | 1,
         }
     }
 
     #[inline(always)]
-    fn way(&self) -> &Way {
-        self.slab.ways.get(self.entry.fixed().way)
+    pub(super) fn slot(self) -> u32 {
+        self.slab.slot_of(self.entry)
     }
 
     #[inline(always)]
     fn notes(&self) -> Option<&Notes> {
-        self.slab.notes.get(self.slot as usize)
+        self.slab.notes.get(self.slot() as usize)
+    }
+
+    #[inline(always)]
+    fn addresses(&self) -> &Addresses {
+        self.slab.wide.get(wide_place(self.entry.fixed()))
     }
 
     /// Whether packets with this key are its own.
     #[inline(always)]
     pub(super) fn has_key(&self, key: &FlowKey) -> bool {
-        let (fixed, way, words) = (self.entry.fixed(), self.way(), key.words());
-        let same = words[0] ^ way.head | words[5] ^ fixed.ports(0);
-        let same = if way.narrow {
-            let low = words[2] | words[4];
-            same | low | words[1] ^ fixed.address(0) << 32 | words[3] ^ fixed.address(1) << 32
+        let (fixed, words) = (self.entry.fixed(), key.words());
+        let same = words[0] ^ self.way.head | words[5] ^ u64::from(fixed.from_ports);
+        let same = if self.way.narrow {
+            let addresses = words[1] | words[3] >> 32;
+            let low = words[1] << 32 | words[3] << 32;
+            same | low | words[2] | words[4] | addresses ^ fixed.from[0]
         } else {
-            let wide = self.slab.wide.get(fixed.wide());
-            same | differing(&wide[..4], &words[1..5])
+            same | differing(&self.addresses()[..4], &words[1..5])
         };
         same == 0
     }
@@ -291,70 +289,97 @@ impl FlowRef<'_> {
     /// What it matches.
     #[inline]
     pub fn key(self) -> FlowKey {
-        self.key_of(self.way().head, 0)
+        let fixed = self.entry.fixed();
+        self.key_of(self.way.head, fixed.from[0], 0, fixed.from_ports)
     }
 
     /// The key its packets have when the guest sends them rewritten.
     #[inline]
     pub fn egress_key(self) -> FlowKey {
-        self.key_of(self.way().egress_head, 2)
+        let fixed = self.entry.fixed();
+        self.key_of(self.way.egress_head, fixed.to[0], 4, fixed.to_ports)
     }
 
     #[inline(always)]
-    fn key_of(&self, head: u64, first: usize) -> FlowKey {
-        let fixed = self.entry.fixed();
-        let ports = fixed.ports(first);
-        let [a, b, c, d] = if self.way().narrow {
-            let (src, dst) = (fixed.address(first), fixed.address(first + 1));
-            [src << 32, 0, dst << 32, 0]
+    fn key_of(&self, head: u64, narrow: u64, wide: usize, ports: u32) -> FlowKey {
+        let [a, b, c, d] = if self.way.narrow {
+            [narrow & !0xffff_ffff, 0, narrow << 32, 0]
         } else {
-            let wide = self.slab.wide.get(fixed.wide());
-            let at = 2 * first;
-            [wide[at], wide[at + 1], wide[at + 2], wide[at + 3]]
+            let words = self.addresses();
+            [
+                words[wide],
+                words[wide + 1],
+                words[wide + 2],
+                words[wide + 3],
+            ]
         };
-        FlowKey::from_words([head, a, b, c, d, ports])
+        FlowKey::from_words([head, a, b, c, d, ports.into()])
     }
 
-    /// What becomes of its packets, but for the MACs.
+    /// What becomes of its packets, but for addresses, ports and MACs.
     #[inline]
-    pub fn rewrite(self) -> Rewrite {
-        Rewrite::of_action(&self.way().action, &self.key(), &self.egress_key())
+    pub fn rewrite(&self) -> &Rewrite {
+        &self.way.rewrite
+    }
+
+    /// Makes of a frame that has its key what the guest would send. False, and no change, as
+    /// [`Rewrite::apply`] says.
+    #[inline]
+    pub fn rewrite_frame(self, frame: &mut FrameMut<'_>, parsed: &Parsed) -> bool {
+        let macs = self.entry.wire_macs();
+        if self.way.narrow {
+            let change = self.entry.fixed();
+            self.way.rewrite.apply(change, frame, parsed, &macs)
+        } else {
+            self.rewrite_wide(frame, parsed, &macs)
+        }
+    }
+
+    fn rewrite_wide(&self, frame: &mut FrameMut<'_>, parsed: &Parsed, macs: &[u8; 12]) -> bool {
+        let (fixed, [a, b, c, d, e, f, g, h]) = (self.entry.fixed(), *self.addresses());
+        let change = Wide {
+            from: [a, b, c, d],
+            to: [e, f, g, h],
+            from_ports: fixed.from_ports,
+            to_ports: fixed.to_ports,
+        };
+        self.way.rewrite.apply(&change, frame, parsed, macs)
     }
 
     /// Whether TTL or hop limit goes down.
     #[inline]
     pub fn decrements_ttl(self) -> bool {
-        self.way().action.decrements_ttl()
+        self.way.rewrite.decrements_ttl()
     }
 
     /// The destination MAC a frame must have to match.
     #[inline]
     pub fn ingress_mac(self) -> MacAddr {
-        self.way().ingress_mac
+        self.way.ingress_mac
     }
 
     /// The vNIC whose uplink its packets leave by.
     #[inline]
     pub fn egress(self) -> VnicId {
-        self.way().egress
+        self.way.egress
     }
 
     /// Largest L3 packet the egress takes, bytes.
     #[inline]
     pub fn l3_mtu(self) -> u16 {
-        self.way().l3_mtu
+        self.way.l3_mtu
     }
 
     /// How it moves to the fast path.
     #[inline]
     pub fn mode(self) -> HandOverMode {
-        self.way().mode
+        self.way.mode
     }
 
     /// Which half of its session it is.
     #[inline]
     pub fn direction(self) -> Direction {
-        self.way().direction
+        self.way.direction
     }
 
     /// When it moved last, in the worker's coarse milliseconds.
@@ -386,19 +411,19 @@ impl FlowRef<'_> {
     /// session always has two: no packet finds it, and none is ever forwarded by it.
     #[inline]
     pub fn is_present(self) -> bool {
-        self.way().present
+        self.way.present
     }
 
     /// All it was told to do.
     pub fn spec(self) -> FlowSpec {
         let (dst, src) = self.macs();
-        let [dst_given, src_given] = self.way().given;
+        let [dst_given, src_given] = self.way.given;
         FlowSpec {
             key: self.key(),
             egress_key: self.egress_key(),
             ingress_mac: self.ingress_mac(),
             egress: self.egress(),
-            rewrite: self.rewrite(),
+            rewrite: *self.rewrite(),
             dst_mac: dst_given.then_some(dst),
             src_mac: src_given.then_some(src),
             l3_mtu: self.l3_mtu(),
@@ -412,7 +437,7 @@ impl FlowRef<'_> {
     #[inline]
     pub fn takes_macs(self, dst: MacAddr, src: MacAddr) -> bool {
         let (own_dst, own_src) = self.macs();
-        let [dst_given, src_given] = self.way().given;
+        let [dst_given, src_given] = self.way.given;
         (!dst_given || own_dst == dst) && (!src_given || own_src == src)
     }
 
@@ -451,7 +476,7 @@ impl FlowRef<'_> {
     /// that follows publishes them. For one worker at a time.
     pub fn learn_macs(self, dst: MacAddr, src: MacAddr) {
         let (own_dst, own_src) = self.macs();
-        let [dst_given, src_given] = self.way().given;
+        let [dst_given, src_given] = self.way.given;
         self.entry.set_macs(
             if dst_given { own_dst } else { dst },
             if src_given { own_src } else { src },
@@ -549,14 +574,6 @@ impl FlowRef<'_> {
         if let Some((seq, ack, window)) = carried.tcp {
             self.note_tcp(seq, ack, window);
         }
-    }
-}
-
-impl<'p> FlowRef<'p> {
-    /// The other direction of the same session.
-    #[inline]
-    pub(super) fn partner(self) -> Option<FlowRef<'p>> {
-        self.slab.get(self.entry.partner.load(Ordering::Acquire))
     }
 }
 

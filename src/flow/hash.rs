@@ -13,6 +13,13 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::packet::FlowKey;
 
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+
+/// Fewer keys are as quick one by one as in a vector that is mostly empty.
+#[cfg(target_arch = "x86_64")]
+const VECTOR_FROM: usize = 3;
+
 /// The secret of one table's hash.
 #[derive(Clone)]
 pub struct HashSeed {
@@ -62,81 +69,19 @@ pub fn hash(seed: &HashSeed, key: &FlowKey) -> u64 {
 /// [`hash()`] of each of `keys`, several at a time where the processor can; `out` is as long.
 #[inline]
 pub(super) fn hash_burst(seed: &HashSeed, keys: &[FlowKey], out: &mut [u64]) {
-    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        let (groups, _) = keys.as_chunks();
-        for (keys, out) in groups.iter().zip(out.as_chunks_mut().0) {
+    if keys.len() >= VECTOR_FROM {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has AVX-512F, as was just found.
+            return unsafe { lanes::avx512::hash_all(seed, keys, out) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has AVX2, as was just found.
-            unsafe { lanes::hash_avx2(seed, keys, out) };
-            done += lanes::LANES;
+            return unsafe { lanes::avx2::hash_all(seed, keys, out) };
         }
     }
-    for (key, out) in keys.iter().zip(out).skip(done) {
+    for (key, out) in keys.iter().zip(out) {
         *out = hash(seed, key);
-    }
-}
-
-/// Several keys side by side, in a form that the compiler makes vectors of.
-#[cfg(target_arch = "x86_64")]
-mod lanes {
-    use super::HashSeed;
-    use crate::packet::FlowKey;
-
-    /// Two vectors of four: the second one fills the gaps of the first.
-    pub(super) const LANES: usize = 8;
-
-    type Lane = [u64; LANES];
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn hash_avx2(seed: &HashSeed, keys: &[FlowKey; LANES], out: &mut Lane) {
-        let start = |key: u64, constant: u64| [key ^ constant; LANES];
-        let mut v = [
-            start(seed.k0, 0x736f_6d65_7073_6575),
-            start(seed.k1, 0x646f_7261_6e64_6f6d),
-            start(seed.k0, 0x6c79_6765_6e65_7261),
-            start(seed.k1, 0x7465_6462_7974_6573),
-        ];
-        for word in 0..6 {
-            let words: Lane = std::array::from_fn(|lane| keys[lane].words()[word]);
-            compress(&mut v, &words);
-        }
-        compress(&mut v, &[48 << 56; LANES]);
-        v[2] = v[2].map(|v| v ^ 0xff);
-        for _ in 0..3 {
-            round(&mut v);
-        }
-        for lane in 0..LANES {
-            out[lane] = v[0][lane] ^ v[1][lane] ^ v[2][lane] ^ v[3][lane];
-        }
-    }
-
-    #[inline(always)]
-    fn compress(v: &mut [Lane; 4], words: &Lane) {
-        for lane in 0..LANES {
-            v[3][lane] ^= words[lane];
-        }
-        round(v);
-        for lane in 0..LANES {
-            v[0][lane] ^= words[lane];
-        }
-    }
-
-    #[inline(always)]
-    fn round(v: &mut [Lane; 4]) {
-        let [v0, v1, v2, v3] = v;
-        for lane in 0..LANES {
-            v0[lane] = v0[lane].wrapping_add(v1[lane]);
-            v2[lane] = v2[lane].wrapping_add(v3[lane]);
-            v1[lane] = v1[lane].rotate_left(13) ^ v0[lane];
-            v3[lane] = v3[lane].rotate_left(16) ^ v2[lane];
-            v0[lane] = v0[lane].rotate_left(32);
-            v2[lane] = v2[lane].wrapping_add(v1[lane]);
-            v0[lane] = v0[lane].wrapping_add(v3[lane]);
-            v1[lane] = v1[lane].rotate_left(17) ^ v2[lane];
-            v3[lane] = v3[lane].rotate_left(21) ^ v0[lane];
-            v2[lane] = v2[lane].rotate_left(32);
-        }
     }
 }
 

@@ -15,7 +15,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::arena::{Arena, arena};
-use super::entry::{Entry, Fixed, FlowCounters, FlowRef, Notes};
+use super::entry::{self, Entry, FlowCounters, FlowRef, Notes};
 use super::epoch::Epochs;
 use super::prefetch::prefetch;
 use super::spec::{FlowId, FlowSpec, FlowState};
@@ -46,28 +46,36 @@ pub(super) const fn memory_bytes(slots: u32) -> (u64, u64) {
 }
 
 impl Slab {
+    #[inline(always)]
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.flows.get(slot as usize)
+    }
+
     /// The flow in a slot that an index or a link led to.
     #[inline(always)]
     pub(super) fn get(&self, slot: u32) -> Option<FlowRef<'_>> {
-        let entry = self.flows.get(slot as usize)?;
-        Some(FlowRef {
-            entry,
-            slot,
-            slab: self,
-        })
+        Some(FlowRef::new(self.entry(slot)?, self))
+    }
+
+    /// The slot that an entry of this slab is.
+    #[inline(always)]
+    pub(super) fn slot_of(&self, entry: &Entry) -> u32 {
+        let offset = (&raw const *entry).addr() - self.flows.as_ptr().addr();
+        (offset / size_of::<Entry>()) as u32
     }
 
     /// The flow of that name, if it is in the table.
     #[inline]
     pub(super) fn by_id(&self, id: FlowId) -> Option<FlowRef<'_>> {
-        self.get(id.index)
-            .filter(|flow| flow.entry.is_in_table(id.generation))
+        let entry = self.entry(id.index)?;
+        let is_in_table = entry.is_in_table(id.generation);
+        is_in_table.then(|| FlowRef::new(entry, self))
     }
 
     /// Fetches what a worker reads of a hit.
     #[inline(always)]
     pub(super) fn prefetch(&self, slot: u32) {
-        if let Some(entry) = self.flows.get(slot as usize) {
+        if let Some(entry) = self.entry(slot) {
             prefetch(entry);
         }
     }
@@ -76,9 +84,9 @@ impl Slab {
     #[inline(always)]
     pub(super) fn prefetch_wide(&self, slot: u32, key: &FlowKey) {
         if !key.is_ipv4()
-            && let Some(flow) = self.get(slot)
+            && let Some(entry) = self.entry(slot)
         {
-            self.wide.prefetch(flow.entry.fixed().wide());
+            self.wide.prefetch(entry::wide_place(entry.fixed()));
         }
     }
 }
@@ -169,8 +177,7 @@ impl SlabWriter {
             Some(self.wide.take(addresses)?)
         };
         let index = self.take_slot();
-        let flow = self.slab.get(index)?;
-        let entry = flow.entry;
+        let entry = self.slab.entry(index)?;
         let id = FlowId {
             index,
             generation: entry.generation.load(Ordering::Relaxed).wrapping_add(1),
@@ -180,7 +187,8 @@ impl SlabWriter {
         if let Some(notes) = self.slab.notes.get(index as usize) {
             notes.reset(spec.session);
         }
-        let fixed = Fixed::new(spec, place, wide);
+        entry.way.store(place, Ordering::Relaxed);
+        let fixed = entry::fixed(spec, wide);
         // SAFETY: the slot was free: never used, or given back by `reclaim`, which found it
         // without readers; this `&mut self` shuts out the writer's own references.
         entry.fixed.with_mut(|cell| unsafe { *cell = fixed });
@@ -191,9 +199,9 @@ impl SlabWriter {
     /// A free slot; there is one.
     fn take_slot(&mut self) -> u32 {
         self.free_slots -= 1;
-        match self.slab.get(self.free) {
-            Some(flow) => {
-                let next = flow.entry.partner.load(Ordering::Relaxed);
+        match self.slab.entry(self.free) {
+            Some(entry) => {
+                let next = entry.partner.load(Ordering::Relaxed);
                 std::mem::replace(&mut self.free, next)
             }
             None => {
@@ -205,15 +213,15 @@ impl SlabWriter {
 
     /// Makes a slot free that no reader can see any more.
     fn give_back(&mut self, slot: u32) {
-        let Some(flow) = self.slab.get(slot) else {
+        let Some(entry) = self.slab.entry(slot) else {
             return;
         };
-        let fixed = flow.entry.fixed();
-        if !self.slab.ways.get(fixed.way).narrow {
-            self.wide.give_back(fixed.wide());
+        let way = entry.way.load(Ordering::Relaxed);
+        if !self.slab.ways.get(way).narrow {
+            self.wide.give_back(entry::wide_place(entry.fixed()));
         }
-        self.ways.release(fixed.way);
-        flow.entry.partner.store(self.free, Ordering::Relaxed);
+        self.ways.release(way);
+        entry.partner.store(self.free, Ordering::Relaxed);
         self.free = slot;
         self.free_slots += 1;
         if !self.late.is_empty() {
@@ -233,7 +241,7 @@ impl SlabWriter {
     /// was replaced is added when its slot is reclaimed.)
     pub(super) fn counters(&self, flow: FlowRef<'_>) -> FlowCounters {
         let mut counters = flow.counters();
-        if let Some((packets, bytes)) = self.late.get(&flow.slot) {
+        if let Some((packets, bytes)) = self.late.get(&flow.slot()) {
             counters.packets = counters.packets.wrapping_add(*packets);
             counters.bytes = counters.bytes.wrapping_add(*bytes);
         }
@@ -265,10 +273,10 @@ impl SlabWriter {
 
     /// Takes a slot out of use. No index leads to it any more.
     pub(super) fn retire(&mut self, index: u32) {
-        let Some(flow) = self.slab.get(index) else {
+        let Some(entry) = self.slab.entry(index) else {
             return;
         };
-        let generation = &flow.entry.generation;
+        let generation = &entry.generation;
         let current = generation.load(Ordering::Relaxed);
         // Before the epoch ends, so that no later reader gets here by the id.
         generation.store(current.wrapping_add(1), Ordering::Release);

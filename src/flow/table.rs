@@ -220,7 +220,7 @@ impl Pin<'_> {
         let shared = &*self.reader.shared;
         let (mut hashes, mut candidates) = ([0u64; BURST], [buckets::NO_SLOT; BURST]);
         let keys = &keys[..keys.len().min(BURST)];
-        hash_burst(&shared.seed, keys, &mut hashes);
+        hash_burst(&shared.seed, keys, &mut hashes[..keys.len()]);
         for hash in &hashes[..keys.len()] {
             shared.ingress.prefetch(*hash);
         }

@@ -15,7 +15,7 @@ use std::mem::{MaybeUninit, needs_drop};
 
 use super::arena::{Arena, Vacant, arena};
 use super::spec::{Direction, FlowSpec, HandOverMode};
-use crate::packet::rewrite::Action;
+use crate::packet::rewrite::Rewrite;
 use crate::packet::{MacAddr, VnicId};
 use crate::sync::{Arc, UnsafeCell};
 
@@ -25,7 +25,7 @@ pub(super) struct Way {
     /// First word of the key, and of the egress key.
     pub head: u64,
     pub egress_head: u64,
-    pub action: Action,
+    pub rewrite: Rewrite,
     pub ingress_mac: MacAddr,
     pub egress: VnicId,
     pub l3_mtu: u16,
@@ -44,7 +44,7 @@ impl Way {
         Self {
             head: spec.key.words()[0],
             egress_head: spec.egress_key.words()[0],
-            action: spec.rewrite.action(),
+            rewrite: spec.rewrite,
             ingress_mac: spec.ingress_mac,
             egress: spec.egress,
             l3_mtu: spec.l3_mtu,

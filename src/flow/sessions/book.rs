@@ -417,7 +417,7 @@ fn direction(record: &Record, flow: FlowRef<'_>, place: usize) -> DirectionReque
         src_mac: spec.src_mac,
         l3_mtu: record.has(MTU_GIVEN[place]).then_some(spec.l3_mtu),
         decrement_ttl: flow.decrements_ttl(),
-        dscp: spec.rewrite.action().dscp(),
+        dscp: spec.rewrite.dscp(),
     }
 }
 

@@ -641,7 +641,7 @@ fn ipv6_flows_live_beside_ipv4_flows_and_give_their_addresses_back() {
         for (number, found) in (0..2 * PAIRS).zip(out.chunks(2)) {
             let (flow, spec) = (found[0].unwrap(), ipv6(number));
             assert_eq!((flow.key(), flow.egress_key()), (spec.key, spec.egress_key));
-            assert_eq!(flow.rewrite(), spec.rewrite);
+            assert_eq!(*flow.rewrite(), spec.rewrite);
             assert_eq!(pin.lookup_egress(&spec.egress_key).unwrap().id(), flow.id());
             assert_eq!(found[1].unwrap().key(), test_key(number.into()));
         }
