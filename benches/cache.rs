@@ -67,6 +67,7 @@ fn main() {
     for &sessions in &sizes {
         memory::bytes_a_session(&mut report, sessions);
     }
+    memory::many_elements(&mut report);
     control::beside_readers(&mut report);
 }
 

@@ -1,19 +1,21 @@
 //! What a session costs: every byte on the heap, counted by the allocator, and what the process
-//! has resident.
+//! has resident; what ageing them costs; and a thousand elements beside one another.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shunt::flow::{
     DirectionRequest, ElementShape, HandOverMode, HashSeed, Moment, Outcome, SessionRequest,
-    Sessions, SessionsLimits, VnicShape, flow_table,
+    Sessions, SessionsLimits, TableReader, VnicShape, flow_table,
 };
 use shunt::packet::{MacAddr, Tuple, VnicId};
 
-use super::keys::tuples;
-use super::report::Report;
+use super::keys::{key_of, tuples};
+use super::report::{Report, median};
 use super::support::now;
+use super::{BURST, look_up};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -114,17 +116,8 @@ fn vnic(number: u8) -> VnicShape {
 /// Fills a quota of `sessions` through the keeper's book; then lets all of them age.
 pub fn bytes_a_session(report: &mut Report, sessions: u32) {
     let (heap, resident) = (HEAP.load(Ordering::Relaxed), resident_bytes());
-    let (writer, readers) = flow_table(2 * sessions, 1, HashSeed::random());
-    let shape = ElementShape {
-        vnics: vec![vnic(0), vnic(1)],
-    };
-    let mut book = Sessions::new(shape, writer, SessionsLimits { closed: 1 });
-    let begin = Moment(1_000_000_000);
     let start = now();
-    for session in 0..sessions {
-        let outcome = book.offload(request(session), begin);
-        assert!(matches!(outcome, Outcome::Offloaded(_)), "{outcome:?}");
-    }
+    let (mut book, mut reader) = filled(0..sessions);
     let took = start.elapsed().as_secs_f64();
     let case = format!("sessions={sessions} ");
     let each = |bytes: usize| (bytes as f64 / f64::from(sessions)).round();
@@ -141,25 +134,100 @@ pub fn bytes_a_session(report: &mut Report, sessions: u32) {
             "sessions/s",
             None,
         );
-        ageing(report, &mut book, begin);
+        ageing(report, &mut book, &mut reader);
     }
-    drop((book, readers));
 }
 
-/// How much of a core ageing takes while nothing moves: the timers of five minutes.
-fn ageing(report: &mut Report, book: &mut Sessions, begin: Moment) {
-    const SPAN: Duration = Duration::from_secs(290);
+/// When sessions begin.
+const BEGIN: Moment = Moment(1_000_000_000);
+
+/// An element with as many sessions as its quota allows, numbered so.
+pub fn filled(sessions: Range<u32>) -> (Sessions, TableReader) {
+    let (writer, mut readers) = flow_table(2 * sessions.len() as u32, 1, HashSeed::random());
+    let shape = ElementShape {
+        vnics: vec![vnic(0), vnic(1)],
+    };
+    let mut book = Sessions::new(shape, writer, SessionsLimits { closed: 1 });
+    for session in sessions {
+        let outcome = book.offload(request(session), BEGIN);
+        assert!(matches!(outcome, Outcome::Offloaded(_)), "{outcome:?}");
+    }
+    (book, readers.remove(0))
+}
+
+/// How much of a core ageing takes: timers of five to six minutes run out, each session is found to
+/// have moved meanwhile, and its timer is set anew.
+fn ageing(report: &mut Report, book: &mut Sessions, reader: &mut TableReader) {
+    const MOVED: Duration = Duration::from_secs(200);
+    const SPAN: Duration = Duration::from_secs(370);
     const STEP: Duration = Duration::from_millis(100);
-    let (sessions, mut at) = (book.len(), begin);
+    let sessions = book.len();
+    let ms = (BEGIN + MOVED).millis() as u32;
+    for number in 0..2 * sessions as u32 {
+        let pin = reader.pin();
+        let flow = pin.lookup(&key_of(number)).expect("a session's flow");
+        flow.count(1, 64, ms);
+    }
+    let mut at = BEGIN;
     let start = now();
-    while at < begin + SPAN {
+    while at < BEGIN + SPAN {
         at = at + STEP;
         book.advance(at);
     }
+    let took = start.elapsed();
     assert_eq!(book.len(), sessions, "aged too early");
-    let share = 100.0 * start.elapsed().as_secs_f64() / SPAN.as_secs_f64();
+    let share = 100.0 * took.as_secs_f64() / SPAN.as_secs_f64();
     let case = format!("sessions={sessions} ageing");
     report.line(&case, share, "percent of a core", None);
+}
+
+/// A thousand elements of 4,000 sessions: what a session takes, and look-ups that go from one
+/// element to the next with each burst, as a worker does.
+pub fn many_elements(report: &mut Report) {
+    const ELEMENTS: u32 = 1000;
+    const EACH: u32 = 4000;
+    const SAMPLES: u32 = 7;
+    let resident = resident_bytes();
+    let mut elements: Vec<_> = (0..ELEMENTS)
+        .map(|element| filled(element * EACH..(element + 1) * EACH))
+        .collect();
+    let taken = resident_bytes().saturating_sub(resident);
+    let each = taken as f64 / f64::from(ELEMENTS * EACH);
+    let case = "elements=1000 sessions=4000";
+    report.line(
+        &format!("{case} resident"),
+        each.round(),
+        "bytes/session",
+        None,
+    );
+    let mut numbers = [0; BURST];
+    let rates = (0..SAMPLES)
+        .map(|sample| {
+            let (mut hits, start) = (0, now());
+            for turn in 0..16 {
+                for (element, (_, reader)) in (0..).zip(&mut elements) {
+                    for (place, number) in (0..).zip(&mut numbers) {
+                        let stride: u32 = (sample * 16 + turn) * BURST as u32 + place;
+                        *number =
+                            2 * EACH * element + stride.wrapping_mul(0x9e37_79b1) % (2 * EACH);
+                    }
+                    hits += look_up(reader, &numbers);
+                }
+            }
+            assert_eq!(
+                hits,
+                16 * u64::from(ELEMENTS) * BURST as u64,
+                "a wrong answer"
+            );
+            hits as f64 / start.elapsed().as_secs_f64()
+        })
+        .collect();
+    report.line(
+        &format!("{case} hit"),
+        median(rates).round(),
+        "lookups/s",
+        None,
+    );
 }
 
 fn resident_bytes() -> usize {

@@ -41,24 +41,23 @@ static struct value *values;
 
 static inline void key_of(uint32_t number, struct key *key)
 {
+	static const uint64_t nets[] = { 0x0a000000u, 0x64400000u };
 	uint64_t session = (number & ~MISS) >> 1;
-	uint64_t service = number & MISS ? 444 : 443;
-	uint64_t port = 1024 + session % 60000;
+	uint64_t service = 443 + (number >> 31);
+	uint64_t reply = number & 1;
+	uint64_t client = nets[reply] | session;
 	uint64_t server = 0xc6336401u;
+	uint64_t port = (1024 + session % 60000) ^ reply;
+	/* All ones for a reply: exchanges both ends, without a branch. */
+	uint64_t addresses = (client ^ server) & -reply;
+	uint64_t ports = (port ^ service) & -reply;
 
+	key->words[0] = reply << 48 | 17 << 8 | 4;
+	key->words[1] = (client ^ addresses) << 32;
 	key->words[2] = 0;
+	key->words[3] = (server ^ addresses) << 32;
 	key->words[4] = 0;
-	if (number & 1) {
-		key->words[0] = 1ull << 48 | 17 << 8 | 4;
-		key->words[1] = server << 32;
-		key->words[3] = (0x64400000u | session) << 32;
-		key->words[5] = service << 16 | (port ^ 1);
-	} else {
-		key->words[0] = 17 << 8 | 4;
-		key->words[1] = (0x0a000000u | session) << 32;
-		key->words[3] = server << 32;
-		key->words[5] = port << 16 | service;
-	}
+	key->words[5] = (port ^ ports) << 16 | (service ^ ports);
 }
 
 static double now(void)

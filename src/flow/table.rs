@@ -38,6 +38,10 @@ use crate::sync::Arc;
 /// Keys whose memory accesses [`Pin::lookup_burst`] overlaps: a burst of DESIGN section 4.
 const BURST: usize = 64;
 
+/// Keys hashed before their buckets are asked for: the first buckets come in while the last keys
+/// are hashed.
+const GROUP: usize = 16;
+
 /// Why the table did not take a flow. It is as it was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InsertError {
@@ -218,24 +222,26 @@ impl Pin<'_> {
     /// buckets, then entries, then (IPv6) addresses, and the answers last.
     fn lookup_chunk<'s>(&'s self, keys: &[FlowKey], out: &mut [Option<FlowRef<'s>>]) {
         let shared = &*self.reader.shared;
-        let (mut hashes, mut candidates) = ([0u64; BURST], [buckets::NO_SLOT; BURST]);
+        let (mut hashes, mut leads) = ([0u64; BURST], [buckets::NO_SLOT; BURST]);
         let keys = &keys[..keys.len().min(BURST)];
-        hash_burst(&shared.seed, keys, &mut hashes[..keys.len()]);
-        for hash in &hashes[..keys.len()] {
-            shared.ingress.prefetch(*hash);
+        for (keys, hashes) in keys.chunks(GROUP).zip(hashes.chunks_mut(GROUP)) {
+            hash_burst(&shared.seed, keys, &mut hashes[..keys.len()]);
+            for hash in &hashes[..keys.len()] {
+                shared.ingress.prefetch(*hash);
+            }
         }
-        for (hash, candidate) in hashes.iter().zip(&mut candidates).take(keys.len()) {
-            *candidate = shared.ingress.candidate(*hash);
-            shared.slab.prefetch(*candidate);
+        for (hash, lead) in hashes.iter().zip(&mut leads).take(keys.len()) {
+            *lead = shared.ingress.lead(*hash);
+            shared.slab.prefetch(*lead);
         }
-        for (key, candidate) in keys.iter().zip(candidates) {
-            shared.slab.prefetch_wide(candidate, key);
+        for (key, lead) in keys.iter().zip(leads) {
+            shared.slab.prefetch_wide(lead, key);
         }
         for (place, (key, out)) in keys.iter().zip(out).enumerate() {
-            let candidate = shared.slab.get(candidates[place]);
-            *out = match candidate.filter(|flow| flow.has_key(key)) {
-                Some(flow) => Some(flow),
-                None => shared.by_key(key, hashes[place]),
+            let led = shared.slab.get(leads[place]);
+            *out = match led.filter(|flow| flow.has_key(key)) {
+                None if leads[place] != buckets::NO_SLOT => shared.by_key(key, hashes[place]),
+                found => found,
             };
         }
     }
