@@ -161,6 +161,26 @@ fn a_refused_entry_makes_the_exit_code_1_and_is_explained() {
 }
 
 #[test]
+fn a_reload_tells_each_change_and_fails_if_one_did() {
+    let server = Server::start();
+    let (code, printed) = answer(&server, &["reload"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(printed["change"][0]["name"], "router1/wan");
+    let (code, printed) = answer(&server, &["reload"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        printed["change"][1]["error"]["error-tag"],
+        "operation-failed"
+    );
+    let output = command(server.path(), &["reload"]).output().expect("shunt");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let expected = "ACTION  KIND     NAME         RESULT\n\
+                    remove  vNIC     router1/wan  done\n\
+                    add     element  router2      the tap is not there\n";
+    assert_eq!(text, expected);
+}
+
+#[test]
 fn sessions_of_a_file_are_offered_and_withdrawn_in_as_many_calls_as_needed() {
     let server = Server::start();
     let sessions: Vec<Value> = (0..ROOM).map(|n| session(&format!("s{n}"), 1)).collect();

@@ -11,7 +11,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::process::output;
-use support::shunt::{Answer, Shunt};
+use support::shunt::{Answer, Shunt, idle_router};
 use support::yang::{Kind, Model};
 use support::{Dir, repository};
 
@@ -19,26 +19,9 @@ const DATA: &str = "/restconf/data";
 const STATE: &str = "/restconf/data/shunt-offload:state";
 const OFFLOAD: &str = "/restconf/operations/shunt-offload:offload";
 
-const CONFIG: &str = r#"
-[backend]
-control = "{dir}/control.sock"
-[[element]]
-name = "router1"
-[[element.vnic]]
-name = "lan"
-socket = "{dir}/lan.sock"
-mac = "52:54:00:00:00:01"
-uplink = { type = "vhost-user", socket = "{dir}/lan-uplink.sock" }
-[[element.vnic]]
-name = "wan"
-socket = "{dir}/wan.sock"
-mac = "52:54:00:00:00:02"
-uplink = { type = "vhost-user", socket = "{dir}/wan-uplink.sock" }
-"#;
-
 /// A backend with some sessions.
 fn start(dir: &Dir, sessions: usize) -> Shunt {
-    let shunt = Shunt::start(dir, CONFIG);
+    let shunt = Shunt::start(dir, &idle_router(4096));
     let all: Vec<Value> = (0..sessions)
         .map(|number| {
             json!({

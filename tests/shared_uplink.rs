@@ -15,14 +15,12 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use serde_json::{Value, json};
 use support::frames::{Capture, RawSocket};
-use support::frontend::{Guest, Vmm};
 use support::netns::Netns;
 use support::shunt::Shunt;
-use support::{Dir, eventually, eventually_some};
+use support::tenant::Tenant;
+use support::{Dir, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
-const RX: usize = 0;
-const TX: usize = 1;
 type Mac = [u8; 6];
 /// The vNICs: `red`'s in two VLANs, `blue`'s in the first of them, `green`'s in the second
 /// with an address that `red` has in the first.
@@ -67,35 +65,6 @@ mac = "52:54:00:00:00:01"
 uplink = { type = "shared", device = "phys0", vlan = 30 }
 "#;
 
-/// A guest behind one vNIC.
-struct Tenant {
-    guest: Guest,
-    _vmm: Vmm,
-}
-
-impl Tenant {
-    fn connect(dir: &Dir, socket: &str) -> Self {
-        let mut guest = Guest::new(1);
-        let vmm = Vmm::bring_up(&dir.file(socket), &guest);
-        for _ in 0..32 {
-            guest.post(RX);
-        }
-        guest.rings[RX].kick.write(1).unwrap();
-        Self { guest, _vmm: vmm }
-    }
-
-    fn send(&mut self, frame: &[u8]) {
-        self.guest.send(TX, frame);
-        self.guest.rings[TX].kick.write(1).unwrap();
-    }
-
-    /// The next frame must be this one.
-    fn expect(&mut self, frame: &[u8], what: &str) {
-        let taken = eventually_some(SOON, what, || self.guest.take(RX));
-        assert_eq!(taken, frame, "{what}");
-    }
-}
-
 struct World {
     red_lan: Tenant,
     red_wan: Tenant,
@@ -114,7 +83,7 @@ impl World {
         let outside = Netns::new("share");
         outside.succeed(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
         let shunt = Shunt::start(&dir, &CONFIG.replace("{netns}", outside.name()));
-        let connect = |socket| Tenant::connect(&dir, socket);
+        let connect = |socket| Tenant::connect(&dir.file(socket));
         Self {
             red_lan: connect("red-lan.sock"),
             red_wan: connect("red-wan.sock"),

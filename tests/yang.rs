@@ -10,31 +10,14 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::shunt::Shunt;
+use support::shunt::{Shunt, idle_router};
 use support::yang::{Kind, Model};
 use support::{Dir, repository};
 
 const OFFLOAD: &str = "/restconf/operations/shunt-offload:offload";
+const RELOAD: &str = "/restconf/operations/shunt-offload:reload";
 const WITHDRAW: &str = "/restconf/operations/shunt-offload:withdraw";
 const STATE: &str = "/restconf/data/shunt-offload:state";
-
-const CONFIG: &str = r#"
-[backend]
-control = "{dir}/control.sock"
-[[element]]
-name = "router1"
-sessions = 4
-[[element.vnic]]
-name = "lan"
-socket = "{dir}/lan.sock"
-mac = "52:54:00:00:00:01"
-uplink = { type = "vhost-user", socket = "{dir}/lan-uplink.sock" }
-[[element.vnic]]
-name = "wan"
-socket = "{dir}/wan.sock"
-mac = "52:54:00:00:00:02"
-uplink = { type = "vhost-user", socket = "{dir}/wan-uplink.sock" }
-"#;
 
 /// Every leaf that a session can have.
 fn whole() -> Value {
@@ -97,7 +80,7 @@ fn call(shunt: &Shunt, model: &Model, path: &str, rpc: &'static str, body: &Valu
 #[test]
 fn what_a_running_backend_says_is_of_the_model() {
     let (dir, model) = (Dir::new(), Model::offload());
-    let shunt = Shunt::start(&dir, CONFIG);
+    let shunt = Shunt::start(&dir, &idle_router(4));
     let state = || model.assert(Kind::State, &shunt.control().get(STATE));
     state();
 
@@ -153,6 +136,17 @@ fn what_a_running_backend_says_is_of_the_model() {
     let all = json!({ "shunt-offload:input": { "all": true } });
     call(&shunt, &model, WITHDRAW, "withdraw", &all);
     state();
+
+    // A vNIC goes, and one comes that cannot be.
+    let other = idle_router(4).replace("name = 'wan'", "name = 'dmz'");
+    shunt.write_config(&other.replace("{dir}/wan", "{dir}/absent/wan"));
+    let answer = shunt.control().request("POST", RELOAD, None);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    model.assert(Kind::Output("reload"), &answer.json());
+    let changes = answer.json()["shunt-offload:output"]["change"].take();
+    assert_eq!(changes[0]["action"], "remove", "{changes}");
+    assert!(changes[1]["error"].is_object(), "{changes}");
+    state();
 }
 
 /// A change of one leaf of [`whole`], by JSON pointer; `Null` takes the leaf away.
@@ -175,7 +169,7 @@ fn changed(pointer: &str, value: &Value) -> Value {
 #[test]
 fn the_backend_and_libyang_agree_on_what_a_session_is() {
     let (dir, model) = (Dir::new(), Model::offload());
-    let shunt = Shunt::start(&dir, CONFIG);
+    let shunt = Shunt::start(&dir, &idle_router(4));
     let long = "k".repeat(65);
     let changes = [
         ("/key", json!(long)),
@@ -254,6 +248,8 @@ fn examples() -> Vec<(Kind, Value)> {
                 Kind::Input("offload")
             } else if input.is_object() {
                 Kind::Input("withdraw")
+            } else if body["shunt-offload:output"]["change"].is_array() {
+                Kind::Output("reload")
             } else if body["shunt-offload:output"].is_object() {
                 Kind::Output("offload")
             } else {

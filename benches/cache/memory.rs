@@ -145,7 +145,7 @@ const BEGIN: Moment = Moment(1_000_000_000);
 pub fn filled(sessions: Range<u32>) -> (Sessions, TableReader) {
     let (writer, mut readers) = flow_table(2 * sessions.len() as u32, 1, HashSeed::random());
     let shape = ElementShape {
-        vnics: vec![vnic(0), vnic(1)],
+        vnics: vec![Some(vnic(0)), Some(vnic(1))],
     };
     let mut book = Sessions::new(shape, writer, SessionsLimits { closed: 1 });
     for session in sessions {

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use super::error::{ErrorBody, ErrorEntry};
 use super::offload::{OffloadInput, OffloadOutput};
 use super::path::{OPERATIONS, Resource};
+use super::reload::ReloadOutput;
 use super::session::SessionKey;
 use super::state::{Ports, SessionReport, Sessions, Statistics, Summary};
 use super::wire::{Input, MEDIA_TYPE, Output};
@@ -115,6 +116,11 @@ impl Client {
         self.call("withdraw", input).await
     }
 
+    /// Has the configuration file read again. A change that failed is a result, not an error.
+    pub async fn reload(&self) -> Result<ReloadOutput, ClientError> {
+        self.invoke("reload", Body::empty()).await
+    }
+
     /// What there is, in short.
     pub async fn summary(&self) -> Result<Summary, ClientError> {
         self.read(&Resource::Summary, "summary").await
@@ -165,11 +171,15 @@ impl Client {
         input: I,
     ) -> Result<O, ClientError> {
         let body = serde_json::to_vec(&Input { input })?;
+        self.invoke(rpc, Body::from(body)).await
+    }
+
+    async fn invoke<O: DeserializeOwned>(&self, rpc: &str, body: Body) -> Result<O, ClientError> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("{OPERATIONS}shunt-offload:{rpc}"))
             .header(header::CONTENT_TYPE, MEDIA_TYPE)
-            .body(Body::from(body))?;
+            .body(body)?;
         let answer = self.exchange(request).await?;
         let output: Output<O> = serde_json::from_slice(&answer)?;
         Ok(output.output)

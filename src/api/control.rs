@@ -13,6 +13,7 @@ use std::pin::Pin;
 
 use super::error::ApiError;
 use super::offload::{OffloadInput, OffloadOutput};
+use super::reload::ReloadOutput;
 use super::session::SessionKey;
 use super::state::{Ports, SessionReport, Statistics, Summary};
 use super::withdraw::{WithdrawInput, WithdrawOutput};
@@ -39,6 +40,9 @@ pub trait Control: Send + Sync + 'static {
 
     /// Carries out `withdraw`; one result per key, in order.
     fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput>;
+
+    /// Carries out `reload`.
+    fn reload(&self) -> Answer<'_, ReloadOutput>;
 
     /// At most `limit` sessions of `element`, from `cursor` on: 0 at first, then
     /// [`SessionPage::next`]. A session that stays from the first page to the last is

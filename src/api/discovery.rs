@@ -42,7 +42,8 @@ pub(super) fn library_version() -> Value {
 /// The operations that can be called.
 pub(super) fn operations() -> Value {
     json!({ "ietf-restconf:operations": {
-        "shunt-offload:offload": [null], "shunt-offload:withdraw": [null]
+        "shunt-offload:offload": [null], "shunt-offload:withdraw": [null],
+        "shunt-offload:reload": [null]
     }})
 }
 

@@ -17,6 +17,7 @@ pub mod offload;
 mod path;
 mod query;
 mod read;
+pub mod reload;
 mod select;
 pub mod server;
 pub mod session;

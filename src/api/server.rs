@@ -64,6 +64,11 @@ const CONFIGURATION_TAG: HeaderValue = HeaderValue::from_static("\"none\"");
 /// The pause after accepting failed, for example for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The input of an operation that takes none.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoInput {}
+
 /// Serves `control` on `listener` until `shutdown`; requests being answered then have
 /// two seconds to end.
 pub async fn serve(
@@ -164,6 +169,10 @@ fn router(control: Arc<dyn Control>) -> Router {
             "/restconf/operations/shunt-offload:withdraw",
             post(withdraw).options(call),
         )
+        .route(
+            "/restconf/operations/shunt-offload:reload",
+            post(reload).options(call),
+        )
         .route("/restconf/data", data())
         .route("/restconf/data/{*path}", data())
         .route("/restconf/ds/{*path}", data())
@@ -218,6 +227,21 @@ async fn withdraw(
         .at("/shunt-offload:input/key"));
     }
     let output = answer(control.withdraw(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+/// It has no input, and so may come without a body (RFC 8040 section 4.4.2).
+async fn reload(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    if body.size_hint().exact() != Some(0) {
+        let _nothing: NoInput = read_body(&headers, body).await?;
+    }
+    let output = answer(control.reload()).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 

@@ -3,7 +3,7 @@
 //! *Promises*: a [`Config`] has been checked whole: numbers within their limits, names and
 //! sockets used once. An error says the line, what is wrong there and what to do.
 //! *Refuses*: unknown keys, so that a misspelt one does not silently keep its default.
-//! *Caller's duty*: [`Config::check_memory`] before the tables are made. Whether a tap or a
+//! *Caller's duty*: [`check_memory`] before the tables are made. Whether a tap or a
 //! socket's directory exists shows when it is opened.
 //! *Standard*: TOML 1.0. Every key is described in `docs/config.md`.
 
@@ -25,6 +25,7 @@ mod tests;
 mod values;
 
 pub use error::{ConfigError, Place, Problem};
+pub use memory::check_memory;
 
 /// Everything in the file.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -264,6 +265,12 @@ fn default_mtu() -> u16 {
 }
 
 impl Config {
+    /// All quotas together, in sessions.
+    pub fn sessions(&self) -> u64 {
+        let quotas = self.elements.iter();
+        quotas.map(|element| u64::from(element.sessions)).sum()
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors

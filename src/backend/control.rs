@@ -5,123 +5,36 @@
 //! *Refuses*: elements and vNICs that are not in the configuration.
 //! *Caller's duty*: none. *Standard*: RFC 8040 shapes, see [`crate::api`].
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "guards the command queue's sending end among control tasks; no worker takes it"
-)]
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::oneshot;
-
-use super::open::{ElementInfo, Running, VnicInfo};
+use super::open::{Names, VnicInfo};
+use super::running::Backend;
 use crate::api::control::{Answer, Control, SessionPage};
-use crate::api::convert::{VnicNames, to_request};
+use crate::api::convert::to_request;
 use crate::api::error::ApiError;
 use crate::api::offload::{OffloadInput, OffloadOutput, OffloadResult};
+use crate::api::reload::ReloadOutput;
 use crate::api::session::SessionKey;
 use crate::api::state::{
     DeviceReport, ElementSummary, HandOverStatistics, Ports, SessionReport, Statistics, Summary,
     TableStatistics, Traffic, VnicReport, counts,
 };
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};
-use crate::datapath::clock::Clock;
+use crate::datapath::ElementId;
 use crate::datapath::counters::TrafficSnapshot;
-use crate::datapath::keeper::{Books, Keeper};
-use crate::datapath::worker::Worker;
-use crate::flow::{CloseCode, Moment, SessionView, Sessions};
-use crate::packet::VnicId;
-
-/// A running backend behind the control socket.
-pub(super) struct Backend {
-    // Fields drop in this order: workers end before the keeper and the devices they use.
-    workers: Vec<Worker>,
-    keeper: Mutex<Keeper>,
-    elements: Vec<Arc<ElementInfo>>,
-    clock: Clock,
-}
+use crate::flow::{CloseCode, SessionView};
 
 impl Backend {
-    pub(super) fn new(running: Running) -> Self {
-        let Running {
-            workers,
-            keeper,
-            elements,
-            clock,
-        } = running;
-        Self {
-            workers,
-            keeper: Mutex::new(keeper),
-            elements,
-            clock,
-        }
-    }
-
-    /// Whether the keeper and all workers run.
-    pub(super) fn is_sound(&self) -> bool {
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        keeper.is_alive() && self.workers.iter().all(Worker::is_alive)
-    }
-
-    /// Runs `question` on the keeper's thread.
-    async fn ask<R: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Books, Moment) -> R + Send + 'static,
-    ) -> Result<R, ApiError> {
-        let (answer, answered) = oneshot::channel();
-        self.keeper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .submit(move |books, now| {
-                // Whoever asked may have gone away meanwhile.
-                let _gone = answer.send(question(books, now));
-            })
-            .map_err(|_busy| ApiError::busy())?;
-        answered
-            .await
-            .map_err(|_| ApiError::failed("the backend is ending"))
-    }
-
-    /// The same for one element's book.
-    async fn ask_book<R: Send + 'static>(
-        &self,
-        element: usize,
-        question: impl FnOnce(&mut Sessions, Moment) -> R + Send + 'static,
-    ) -> Result<R, ApiError> {
-        let asked =
-            move |books: &mut Books, now| books.get_mut(element).map(|book| question(book, now));
-        self.ask(asked)
-            .await?
-            .ok_or_else(|| ApiError::failed("the element is gone"))
-    }
-
-    fn element(&self, name: &str) -> Result<(usize, &Arc<ElementInfo>), ApiError> {
-        let found = self
-            .elements
-            .iter()
-            .enumerate()
-            .find(|(_, element)| element.name == name);
-        found.ok_or_else(|| ApiError::unknown_element(name))
-    }
-
-    /// The element that a request means: the one it names, or the only one.
-    fn meant(&self, name: Option<&str>) -> Result<(usize, &Arc<ElementInfo>), ApiError> {
-        match (name, self.elements.as_slice()) {
-            (Some(name), _) => self.element(name),
-            (None, [only]) => Ok((0, only)),
-            (None, _) => Err(ApiError::element_needed()),
-        }
-    }
-
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
-        let (index, element) = self.meant(input.element.as_deref())?;
+        let element = self.meant(input.element.as_deref())?;
         let requests: Vec<_> = input
             .session
             .into_iter()
-            .map(|session| (to_request(&session, &**element), session.key))
+            .map(|session| (to_request(&session, &*element.names), session.key))
             .collect();
         let result = self
-            .ask_book(index, move |book, now| {
+            .ask_book(element.id, move |book, now| {
                 requests
                     .into_iter()
                     .map(|(request, key)| match request {
@@ -135,8 +48,8 @@ impl Backend {
     }
 
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
-        let (index, _) = self.meant(input.element.as_deref())?;
-        self.ask_book(index, move |book, now| {
+        let id = self.meant(input.element.as_deref())?.id;
+        self.ask_book(id, move |book, now| {
             if input.all {
                 let withdrawn = book.len() as u64;
                 book.close_all(CloseCode::Withdrawn, now);
@@ -176,20 +89,26 @@ impl Backend {
         cursor: u64,
         limit: usize,
     ) -> Result<SessionPage, ApiError> {
-        let (index, element) = self.element(element)?;
-        let element = element.clone();
-        self.ask_book(index, move |book, _| {
+        let (id, names) = self.told(element)?;
+        self.ask_book(id, move |book, _| {
             let mut page = SessionPage::default();
             for (place, view) in book.iter_from(cursor) {
                 if page.sessions.len() == limit {
                     page.next = Some(place);
                     break;
                 }
-                page.sessions.push(report(&view, &element)?);
+                page.sessions.push(report(&view, &names)?);
             }
             Ok(page)
         })
         .await?
+    }
+
+    /// What is needed to tell of an element's sessions. Its devices are none of it: an answer
+    /// that takes its time keeps none of them open.
+    fn told(&self, element: &str) -> Result<(ElementId, Arc<Names>), ApiError> {
+        let element = self.element(element)?;
+        Ok((element.id, element.names.clone()))
     }
 
     async fn do_session(
@@ -197,11 +116,11 @@ impl Backend {
         element: &str,
         key: &SessionKey,
     ) -> Result<Option<SessionReport>, ApiError> {
-        let (index, element) = self.element(element)?;
-        let (element, key) = (element.clone(), key.clone());
-        self.ask_book(index, move |book, _| {
+        let (id, names) = self.told(element)?;
+        let key = key.clone();
+        self.ask_book(id, move |book, _| {
             book.get(key.as_str())
-                .map(|view| report(&view, &element))
+                .map(|view| report(&view, &names))
                 .transpose()
         })
         .await?
@@ -209,19 +128,19 @@ impl Backend {
 
     async fn do_summary(&self) -> Result<Summary, ApiError> {
         let counts = self
-            .ask(|books, _| books.iter().map(Sessions::len).collect::<Vec<_>>())
-            .await?;
-        let element = self
-            .elements
-            .iter()
-            .zip(counts)
-            .map(|(element, sessions)| ElementSummary {
-                name: element.name.clone(),
-                sessions: sessions as u32,
-                sessions_max: element.sessions_max,
-                vnic: element.vnics.iter().map(|vnic| vnic.name.clone()).collect(),
+            .ask(|books, _| {
+                let counts = books.iter().map(|(id, book)| (*id, book.len()));
+                counts.collect::<HashMap<_, _>>()
             })
-            .collect();
+            .await?;
+        let elements = self.elements();
+        let element = elements.iter().map(|element| ElementSummary {
+            name: element.name.clone(),
+            sessions: counts.get(&element.id).map_or(0, |count| *count as u32),
+            sessions_max: element.sessions_max,
+            vnic: element.vnics().map(|vnic| vnic.name.clone()).collect(),
+        });
+        let element = element.collect();
         let uptime = (self.clock.now().millis() / 1000) as u32;
         Ok(Summary {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -231,11 +150,14 @@ impl Backend {
     }
 
     async fn do_statistics(&self, element: &str) -> Result<Statistics, ApiError> {
-        let (index, element) = self.element(element)?;
+        let (id, sessions_max, counters) = {
+            let element = self.element(element)?;
+            (element.id, element.sessions_max, element.counters.clone())
+        };
         let (stats, sessions) = self
-            .ask_book(index, |book, _| (*book.stats(), book.len() as u32))
+            .ask_book(id, |book, _| (*book.stats(), book.len() as u32))
             .await?;
-        let counters = element.counters.snapshot();
+        let counters = counters.snapshot();
         let closed = CloseCode::ALL
             .iter()
             .map(|code| (code.name(), stats.closed[code.index()]));
@@ -262,7 +184,7 @@ impl Backend {
             closed: counts(closed),
             table: TableStatistics {
                 sessions,
-                sessions_max: element.sessions_max,
+                sessions_max,
                 refused_full: stats.table_full,
             },
             hand_over: HandOverStatistics::from(&counters.hand_over),
@@ -281,6 +203,10 @@ impl Control for Backend {
 
     fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput> {
         Box::pin(self.do_withdraw(input))
+    }
+
+    fn reload(&self) -> Answer<'_, ReloadOutput> {
+        Box::pin(self.reload())
     }
 
     fn sessions<'a>(
@@ -302,9 +228,9 @@ impl Control for Backend {
 
     fn ports<'a>(&'a self, element: &'a str) -> Answer<'a, Ports> {
         Box::pin(async move {
-            let (_, element) = self.element(element)?;
+            let element = self.element(element)?;
             Ok(Ports {
-                vnic: element.vnics.iter().map(vnic_report).collect(),
+                vnic: element.vnics().map(vnic_report).collect(),
             })
         })
     }
@@ -314,29 +240,14 @@ impl Control for Backend {
     }
 }
 
-fn report(view: &SessionView, element: &ElementInfo) -> Result<SessionReport, ApiError> {
-    SessionReport::new(view, element).map_err(|error| ApiError::failed(error.to_string()))
+fn report(view: &SessionView, names: &Names) -> Result<SessionReport, ApiError> {
+    SessionReport::new(view, names).map_err(|error| ApiError::failed(error.to_string()))
 }
 
 fn traffic(counted: TrafficSnapshot) -> Traffic {
     Traffic {
         packets: counted.packets,
         octets: counted.bytes,
-    }
-}
-
-impl VnicNames for ElementInfo {
-    fn id(&self, name: &str) -> Option<VnicId> {
-        self.vnics
-            .iter()
-            .position(|vnic| vnic.name == name)
-            .map(|place| VnicId(place as u16))
-    }
-
-    fn name(&self, id: VnicId) -> Option<&str> {
-        self.vnics
-            .get(usize::from(id.0))
-            .map(|vnic| vnic.name.as_str())
     }
 }
 

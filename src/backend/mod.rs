@@ -9,6 +9,9 @@
 pub mod config;
 mod control;
 mod open;
+mod plan;
+mod reload;
+mod running;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +21,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::socket::{ControlSocket, SocketError};
 use crate::flow::{book_memory_bytes, table_memory_bytes};
-use config::{Config, ConfigError};
+use config::{Config, ConfigError, check_memory};
 pub use open::DeviceError;
+pub use plan::NeedsRestart;
+use reload::Applied;
+use running::Backend;
 
 /// How often the workers are looked after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -63,6 +69,9 @@ pub enum BackendError {
     /// A table was made without a reader.
     #[error("a flow table has no reader")]
     Reader,
+    /// The configuration was read again and cannot be followed.
+    #[error(transparent)]
+    Restart(#[from] NeedsRestart),
     /// A worker or the keeper ended by itself.
     #[error("a worker or keeper thread has ended; its log line says why")]
     WorkerEnded,
@@ -76,46 +85,72 @@ pub fn check(config: &Path) -> Result<(), BackendError> {
     load(config).map(|_| ())
 }
 
-/// Runs the backend until SIGTERM or SIGINT.
+/// Runs the backend until SIGTERM or SIGINT; SIGHUP has it read its configuration again.
 ///
 /// # Errors
 /// The configuration or a device cannot be used, or a worker ended.
-pub fn run(config: &Path) -> Result<(), BackendError> {
-    let config = load(config)?;
+pub fn run(path: &Path) -> Result<(), BackendError> {
+    let config = load(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| BackendError::Threads { source })?;
-    runtime.block_on(serve(&config))
+    runtime.block_on(serve(path, config))
 }
 
 fn load(path: &Path) -> Result<Config, BackendError> {
     let config = Config::load(path)?;
-    let flows = 1 << 20;
-    let (narrow, wide) = table_memory_bytes(flows);
-    let sessions = flows / open::FLOWS_A_SESSION;
-    let bytes = narrow + wide + book_memory_bytes(sessions);
-    config.check_memory(bytes.div_ceil(u64::from(sessions)))?;
+    check_memory(config.sessions(), bytes_per_session())?;
     Ok(config)
 }
 
-async fn serve(config: &Config) -> Result<(), BackendError> {
+/// What table and book take for each session of a quota, if all are IPv6's.
+fn bytes_per_session() -> u64 {
+    let flows = 1 << 20;
+    let sessions = flows / open::FLOWS_A_SESSION;
+    let (narrow, wide) = table_memory_bytes(flows);
+    let bytes = narrow + wide + book_memory_bytes(sessions);
+    bytes.div_ceil(u64::from(sessions))
+}
+
+/// An error and what caused it, in one line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     let threads = |source| BackendError::Threads { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(threads)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(threads)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(threads)?;
     let socket = ControlSocket::bind(&config.backend.control).await?;
-    let backend = Arc::new(control::Backend::new(open::open(config)?));
+    let (reloads, mut wishes) = tokio::sync::mpsc::channel(1);
+    let (running, shared) = open::open(&config)?;
+    let backend = Arc::new(Backend::new(running, reloads));
     log::info!(
         "serving {} elements on {} workers, control on {}",
         config.elements.len(),
         config.backend.workers,
         socket.path().display()
     );
+    let mut applied = Applied::new(path.to_owned(), config, shared);
     let ended = async {
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    if let Err(error) = applied.reload(&backend).await {
+                        log::error!("nothing is changed: {}", chain_of(&error));
+                    }
+                }
+                Some(wish) = wishes.recv() => wish.carry_out(&mut applied, &backend).await,
                 () = tokio::time::sleep(LOOK_AFTER) => {
                     if !backend.is_sound() {
                         return Err(BackendError::WorkerEnded);

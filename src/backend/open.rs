@@ -8,17 +8,18 @@ use super::BackendError;
 use super::config::{
     Config, ElementConfig, HandOverConfig, SharedUplinkConfig, SocketMode, UplinkConfig, VnicConfig,
 };
+use crate::api::convert::VnicNames;
 use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
 use crate::datapath::counters::ElementCounters;
-use crate::datapath::keeper::{Keeper, Preparation};
+use crate::datapath::keeper::{Books, Keeper, Preparation};
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
     ElementShape, HandOver, HandOverLimits, HashSeed, Sessions, SessionsLimits, VnicShape,
     flow_table,
 };
-use crate::packet::MacAddr;
+use crate::packet::{MacAddr, VnicId};
 use crate::port::shared::{self, Selector, SharedDevice};
 use crate::port::{Device, Port, tap, vhost_user, xdp};
 
@@ -31,11 +32,66 @@ pub(super) struct VnicInfo {
 }
 
 /// An element as control tells of it.
+#[derive(Clone)]
 pub(super) struct ElementInfo {
+    pub(super) id: ElementId,
     pub(super) name: String,
     pub(super) sessions_max: u32,
-    pub(super) vnics: Vec<VnicInfo>,
+    /// By number; a place may be empty.
+    pub(super) vnics: Vec<Option<Arc<VnicInfo>>>,
+    /// Names of those, apart from their devices, which nobody is to keep open.
+    pub(super) names: Arc<Names>,
     pub(super) counters: Arc<ElementCounters>,
+}
+
+/// The names of an element's vNICs, by number.
+pub(super) struct Names(Vec<Option<String>>);
+
+impl ElementInfo {
+    /// The element with a vNIC more, or without one.
+    pub(super) fn with(&self, at: VnicId, vnic: Option<Arc<VnicInfo>>) -> Self {
+        let mut vnics = self.vnics.clone();
+        let place = usize::from(at.0);
+        if vnics.len() <= place {
+            vnics.resize(place + 1, None);
+        }
+        vnics[place] = vnic;
+        let names = Arc::new(Names::of(&vnics));
+        Self {
+            vnics,
+            names,
+            ..self.clone()
+        }
+    }
+
+    /// Its vNICs.
+    pub(super) fn vnics(&self) -> impl Iterator<Item = &VnicInfo> {
+        self.vnics.iter().flatten().map(|vnic| &**vnic)
+    }
+
+    /// The lowest number that no vNIC has.
+    pub(super) fn free_place(&self) -> VnicId {
+        let free = self.vnics.iter().position(Option::is_none);
+        VnicId(free.unwrap_or(self.vnics.len()) as u16)
+    }
+}
+
+impl Names {
+    fn of(vnics: &[Option<Arc<VnicInfo>>]) -> Self {
+        let name = |vnic: &Option<Arc<VnicInfo>>| vnic.as_ref().map(|vnic| vnic.name.clone());
+        Self(vnics.iter().map(name).collect())
+    }
+}
+
+impl VnicNames for Names {
+    fn id(&self, name: &str) -> Option<VnicId> {
+        let place = self.0.iter().position(|own| own.as_deref() == Some(name))?;
+        Some(VnicId(place as u16))
+    }
+
+    fn name(&self, id: VnicId) -> Option<&str> {
+        self.0.get(usize::from(id.0))?.as_deref()
+    }
 }
 
 /// Everything that runs. Workers end first, so that devices are dropped while nobody uses
@@ -47,19 +103,35 @@ pub(super) struct Running {
     pub(super) clock: Clock,
 }
 
+/// An element that is open and not served yet.
+pub(super) struct OpenElement {
+    pub(super) lane: Box<Lane>,
+    pub(super) book: Sessions,
+    pub(super) info: ElementInfo,
+}
+
+/// The number of the worker that serves an element.
+pub(super) fn worker_of(ElementId(id): ElementId, workers: usize) -> usize {
+    id as usize % workers.max(1)
+}
+
 /// Opens all devices and starts all threads.
-pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
+pub(super) fn open(config: &Config) -> Result<(Running, SharedDevices), BackendError> {
     let clock = Clock::start();
     let workers = usize::from(config.backend.workers);
-    let mut lanes: Vec<Vec<Lane>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut books = Vec::new();
+    let mut lanes: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut books = Books::new();
     let mut elements = Vec::new();
-    let limits = limits_of(&config.hand_over);
-    let shared = open_shared(config)?;
+    let mut shared = SharedDevices::new();
+    for device in &config.shared_uplinks {
+        shared.insert(device.name.clone(), open_shared(device)?);
+    }
     for (number, element) in config.elements.iter().enumerate() {
-        let (lane, book, info) = open_element(number as u32, element, &shared, limits)?;
-        lanes[number % workers].push(lane);
-        books.push(book);
+        let id = ElementId(number as u32);
+        let OpenElement { lane, book, info } =
+            open_element(id, element, &shared, &config.hand_over)?;
+        lanes[worker_of(id, workers)].push(lane);
+        books.insert(id, book);
         elements.push(Arc::new(info));
     }
     let threads = |source| BackendError::Threads { source };
@@ -75,12 +147,13 @@ pub(super) fn open(config: &Config) -> Result<Running, BackendError> {
         .collect::<io::Result<Vec<_>>>()
         .map_err(threads)?;
     let keeper = preparation.start(clock, books).map_err(threads)?;
-    Ok(Running {
+    let running = Running {
         workers,
         keeper,
         elements,
         clock,
-    })
+    };
+    Ok((running, shared))
 }
 
 fn limits_of(config: &HandOverConfig) -> HandOverLimits {
@@ -93,52 +166,56 @@ fn limits_of(config: &HandOverConfig) -> HandOverLimits {
     }
 }
 
-fn open_element(
-    number: u32,
+/// Opens an element's devices and makes its table.
+pub(super) fn open_element(
+    id: ElementId,
     config: &ElementConfig,
     shared: &SharedDevices,
-    limits: HandOverLimits,
-) -> Result<(Lane, Sessions, ElementInfo), BackendError> {
+    hand_over: &HandOverConfig,
+) -> Result<OpenElement, BackendError> {
     let mut vnics = Vec::new();
     let mut infos = Vec::new();
     for vnic in &config.vnics {
-        let (vnic, info) = open_vnic(vnic, shared).map_err(|source| BackendError::Device {
-            element: config.name.clone(),
-            vnic: vnic.name.clone(),
-            source: Box::new(source),
-        })?;
+        let (vnic, info) = open_vnic(&config.name, vnic, shared)?;
         vnics.push(vnic);
-        infos.push(info);
+        infos.push(Some(Arc::new(info)));
     }
     let flows = config.sessions * FLOWS_A_SESSION;
     let (writer, mut readers) = flow_table(flows, 1, HashSeed::random());
     let reader = readers.pop().ok_or(BackendError::Reader)?;
-    let shape = config.vnics.iter().map(|vnic| VnicShape {
-        mac: vnic.mac,
-        mtu: vnic.mtu,
-    });
-    let shape = ElementShape {
-        vnics: shape.collect(),
-    };
+    let shape = ElementShape::new(config.vnics.iter().map(shape_of));
     let book = Sessions::new(shape, writer, SessionsLimits::default());
     let counters = Arc::new(ElementCounters::default());
-    let id = ElementId(number);
     let lane = Lane::new(
         id,
         reader,
-        HandOver::new(limits),
+        HandOver::new(limits_of(hand_over)),
         vnics,
         counters.clone(),
         book.signals(),
         config.punt_rate,
     );
     let info = ElementInfo {
+        id,
         name: config.name.clone(),
         sessions_max: config.sessions,
+        names: Arc::new(Names::of(&infos)),
         vnics: infos,
         counters,
     };
-    Ok((lane, book, info))
+    Ok(OpenElement {
+        lane: Box::new(lane),
+        book,
+        info,
+    })
+}
+
+/// What requests may know of a vNIC.
+pub(super) fn shape_of(vnic: &VnicConfig) -> VnicShape {
+    VnicShape {
+        mac: vnic.mac,
+        mtu: vnic.mtu,
+    }
 }
 
 /// A session has two flows, also when one direction is absent.
@@ -167,23 +244,38 @@ pub enum DeviceError {
 type Opened = (Arc<dyn Device>, Vec<Box<dyn Port>>);
 
 /// The shared uplinks, by name.
-type SharedDevices = HashMap<String, SharedDevice>;
+pub(super) type SharedDevices = HashMap<String, SharedDevice>;
 
-fn open_shared(config: &Config) -> Result<SharedDevices, BackendError> {
-    let open = |shared: &SharedUplinkConfig| {
-        let of_none = MacAddr::default();
-        let queues = shared.device.queue_pairs(shared.queue_pairs);
-        let opened = open_device(&shared.device, queues, shared.mtu, of_none);
-        let opened = opened.map_err(|source| BackendError::SharedUplink {
-            name: shared.name.clone(),
+/// Opens the device of a shared uplink.
+pub(super) fn open_shared(config: &SharedUplinkConfig) -> Result<SharedDevice, BackendError> {
+    let of_none = MacAddr::default();
+    let queues = config.device.queue_pairs(config.queue_pairs);
+    match open_device(&config.device, queues, config.mtu, of_none) {
+        Ok(opened) => Ok(SharedDevice::new(opened)),
+        Err(source) => Err(BackendError::SharedUplink {
+            name: config.name.clone(),
             source: Box::new(source),
-        })?;
-        Ok((shared.name.clone(), SharedDevice::new(opened)))
-    };
-    config.shared_uplinks.iter().map(open).collect()
+        }),
+    }
 }
 
-fn open_vnic(config: &VnicConfig, shared: &SharedDevices) -> Result<(Vnic, VnicInfo), DeviceError> {
+/// Opens both devices of an element's vNIC.
+pub(super) fn open_vnic(
+    element: &str,
+    config: &VnicConfig,
+    shared: &SharedDevices,
+) -> Result<(Vnic, VnicInfo), BackendError> {
+    open_sides(config, shared).map_err(|source| BackendError::Device {
+        element: element.to_owned(),
+        vnic: config.name.clone(),
+        source: Box::new(source),
+    })
+}
+
+fn open_sides(
+    config: &VnicConfig,
+    shared: &SharedDevices,
+) -> Result<(Vnic, VnicInfo), DeviceError> {
     let (guest, guest_ports) = open_guest(config)?;
     let (uplink, uplink_ports) = open_uplink(config, shared)?;
     let vnic = Vnic::new(config.mac, guest_ports, (uplink.clone(), uplink_ports));

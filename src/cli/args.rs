@@ -37,6 +37,10 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Box<SessionCommand>,
     },
+    /// Have the backend read its configuration file again: what changed in it comes or goes,
+    /// everything else goes on
+    #[command(after_long_help = "Example:\n  shunt reload")]
+    Reload(Connect),
     /// Show sessions, ports or statistics
     Show {
         /// What to show

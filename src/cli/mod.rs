@@ -10,6 +10,7 @@
 mod args;
 mod error;
 mod input;
+mod reload;
 mod session;
 mod show;
 mod table;
@@ -66,6 +67,7 @@ fn run(command: Command) -> Result<Ending, CliError> {
                 SessionCommand::Show(show) => show::sessions(&show.connect, show.key).await,
             }
         }),
+        Command::Reload(connect) => talk(reload::reload(&connect)),
         Command::Show { command } => talk(async {
             match command {
                 ShowCommand::Summary(connect) => show::summary(&connect).await,

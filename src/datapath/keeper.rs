@@ -7,6 +7,7 @@
 //! *Refuses*: a command when its queue is full ([`Busy`]). *Caller's duty*: commands are short;
 //! the keeper serves all elements. *Standard*: none.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +29,8 @@ const EVENTS_MAX: usize = 4096;
 /// Commands and events taken in one turn, so that neither starves the other or the timers.
 const TURN_MAX: usize = 1024;
 
-/// All elements' sessions, indexed by [`ElementId`].
-pub type Books = Vec<Sessions>;
+/// All elements' sessions.
+pub type Books = BTreeMap<ElementId, Sessions>;
 
 type Command = Box<dyn FnOnce(&mut Books, Moment) + Send>;
 
@@ -165,7 +166,7 @@ impl Run {
             while taken < TURN_MAX
                 && let Some((element, event)) = report.try_recv()
             {
-                if let Some(book) = self.books.get_mut(element.0 as usize) {
+                if let Some(book) = self.books.get_mut(&element) {
                     book.event(event, now);
                 }
                 taken += 1;
@@ -173,7 +174,7 @@ impl Run {
         }
         if self.overflow.swap(false, Ordering::AcqRel) {
             log::warn!("workers reported faster than {EVENTS_MAX} events: reading all flows again");
-            for book in &mut self.books {
+            for book in self.books.values_mut() {
                 book.reconcile(now);
             }
         }
@@ -192,18 +193,22 @@ impl Run {
     }
 
     fn pass_time(&mut self, now: Moment) {
-        for (element, book) in self.books.iter_mut().enumerate() {
+        for (element, book) in &mut self.books {
             if book.next_deadline().is_some_and(|deadline| deadline <= now) {
                 book.advance(now);
             }
             while let Some(closed) = book.take_closed() {
-                tell(element, &closed);
+                tell(*element, &closed);
             }
         }
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let deadline = self.books.iter().filter_map(Sessions::next_deadline).min();
+        let deadline = self
+            .books
+            .values()
+            .filter_map(Sessions::next_deadline)
+            .min();
         let now = self.clock.now();
         self.set
             .wait(deadline.map(|deadline| deadline.since(now)), |_| {})
@@ -211,7 +216,7 @@ impl Run {
 }
 
 /// The record of a session that has ended, for whoever logs at `debug`.
-fn tell(element: usize, closed: &ClosedSession) {
+fn tell(ElementId(element): ElementId, closed: &ClosedSession) {
     let [original, reply] = closed.totals;
     log::debug!(
         "element {element}: session {} ended after {:?}, {}: original {} packets {} bytes, \

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::ElementId;
 use super::lane::{Lane, Vnic};
 use super::poller::EpollSet;
+use super::punt_meter::PuntMeter;
 use crate::packet::VnicId;
 
 /// A worker's lanes.
@@ -71,6 +72,14 @@ impl Lanes {
         let place = self.place_of(element)?;
         let lane = self.places.get_mut(place)?.as_mut()?;
         lane.unplug(usize::from(at.0))
+    }
+
+    /// Limits what an element's guest is handed, in wire packets a second.
+    pub fn set_punt_rate(&mut self, element: ElementId, rate: Option<u32>) {
+        let place = self.place_of(element);
+        if let Some(lane) = place.and_then(|place| self.at(place)) {
+            lane.pipe.meter = PuntMeter::new(rate);
+        }
     }
 
     /// The lane at a place.

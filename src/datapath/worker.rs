@@ -50,14 +50,14 @@ impl Worker {
         name: &str,
         clock: Clock,
         polling: Polling,
-        lanes: Vec<Lane>,
+        lanes: Vec<Box<Lane>>,
         reporter: Reporter,
     ) -> io::Result<Self> {
         let set = Arc::new(EpollSet::new()?);
         let stop = Arc::new(AtomicBool::new(false));
         let mut admitted = Lanes::new(set.clone());
         for lane in lanes {
-            admitted.admit(Box::new(lane))?;
+            admitted.admit(lane)?;
         }
         let (orders, receiver) = channel(ORDERS_MAX);
         let mut run = Run {

@@ -92,17 +92,38 @@ pub struct VnicShape {
     pub mtu: u16,
 }
 
-/// An element as a request may refer to it: its vNICs in the order of their numbers.
+/// An element as a request may refer to it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ElementShape {
-    /// The vNIC with [`VnicId`] `n` is the `n`th.
-    pub vnics: Vec<VnicShape>,
+    /// By number; some may be absent.
+    vnics: Vec<Option<VnicShape>>,
 }
 
 impl ElementShape {
+    /// An element whose `n`th vNIC has the number `n`.
+    pub fn new(vnics: impl IntoIterator<Item = VnicShape>) -> Self {
+        Self {
+            vnics: vnics.into_iter().map(Some).collect(),
+        }
+    }
+
     /// The vNIC of that number.
     pub fn vnic(&self, id: VnicId) -> Option<&VnicShape> {
-        self.vnics.get(usize::from(id.0))
+        self.vnics.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// How many vNICs there are.
+    pub fn count(&self) -> usize {
+        self.vnics.iter().flatten().count()
+    }
+
+    /// What the vNIC of that number is from now on; `None`: it is absent.
+    pub fn set(&mut self, id: VnicId, vnic: Option<VnicShape>) {
+        let place = usize::from(id.0);
+        if self.vnics.len() <= place {
+            self.vnics.resize(place + 1, None);
+        }
+        self.vnics[place] = vnic;
     }
 }
 
@@ -115,6 +136,12 @@ pub struct Checked {
 }
 
 impl SessionRequest {
+    /// Whether it comes in or leaves by a vNIC.
+    pub fn uses(&self, vnic: VnicId) -> bool {
+        let mut directions = self.directions().into_iter().flatten();
+        directions.any(|direction| direction.egress == vnic || direction.ingress == vnic)
+    }
+
     /// Both directions, original first.
     pub fn directions(&self) -> [Option<&DirectionRequest>; 2] {
         [self.original.as_ref(), self.reply.as_ref()]

@@ -37,10 +37,11 @@ use std::time::Duration;
 
 use self::book::Book;
 pub use self::view::{DirectionView, SessionView};
-use super::request::{ElementShape, RequestError, SessionRequest};
+use super::request::{ElementShape, RequestError, SessionRequest, VnicShape};
 use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
 use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, FlowState, Moment, SessionId};
+use crate::packet::VnicId;
 
 /// What an element's workers read without asking.
 #[derive(Debug, Default)]
@@ -259,15 +260,20 @@ impl Sessions {
         self.close_where(code, now, |_| true);
     }
 
-    /// Ends the sessions that come in or leave by a vNIC whose uplink went away.
-    pub fn egress_lost(&mut self, vnic: crate::packet::VnicId, now: Moment) {
-        self.close_where(CloseCode::EgressLost, now, |request| {
-            request
-                .directions()
-                .into_iter()
-                .flatten()
-                .any(|direction| direction.egress == vnic || direction.ingress == vnic)
-        });
+    /// Lets requests refer to a vNIC of that number from now on.
+    pub fn plug(&mut self, vnic: VnicId, shape: VnicShape) {
+        self.shape.set(vnic, Some(shape));
+    }
+
+    /// Ends the sessions that come in or leave by a vNIC, and lets no request refer to it.
+    pub fn unplug(&mut self, vnic: VnicId, now: Moment) {
+        self.shape.set(vnic, None);
+        self.close_where(CloseCode::EgressLost, now, |request| request.uses(vnic));
+    }
+
+    /// Whether sessions come in or leave by a vNIC, closing ones included. It looks at all.
+    pub fn uses(&self, vnic: VnicId) -> bool {
+        self.iter().any(|session| session.request.uses(vnic))
     }
 
     /// Ends the sessions whose request `matches`. It looks at all of them.

@@ -31,9 +31,7 @@ pub(super) fn shape() -> ElementShape {
         mac: MacAddr([2, 0, 0, 0, 1, last]),
         mtu: 1500,
     };
-    ElementShape {
-        vnics: vec![vnic(0), vnic(1)],
-    }
+    ElementShape::new([vnic(0), vnic(1)])
 }
 
 /// A source NAT session from vNIC 0 to vNIC 1, number `n`.

@@ -11,6 +11,7 @@
 //! [`Port::peer`] takes (the datapath completes and segments before).
 //! *Standard*: virtio 1.2 sections 2.7 and 5.1.
 
+mod counters;
 pub mod netns;
 pub mod shared;
 pub mod tap;

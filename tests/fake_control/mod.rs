@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use shunt::api::reload::{Action, Change, Kind, ReloadOutput};
 use shunt::api::state::{
     DeviceReport, ElementSummary, HandOverStatistics, Phase, Queue, SessionStatus, TableStatistics,
     Traffic, VnicReport, counts,
@@ -28,6 +30,7 @@ pub const LARGE: u64 = u64::MAX - 1;
 #[derive(Default)]
 pub struct Fake {
     sessions: Mutex<BTreeMap<String, SessionRequest>>,
+    reloads: AtomicU32,
 }
 
 struct Names;
@@ -135,6 +138,23 @@ impl Control for Fake {
             }
             Ok(output)
         })
+    }
+
+    fn reload(&self) -> Answer<'_, ReloadOutput> {
+        let change = |kind, name: &str, action, error| Change {
+            kind,
+            name: name.to_owned(),
+            action,
+            error,
+        };
+        // All is well once, then a tap is gone.
+        let well = self.reloads.fetch_add(1, Ordering::Relaxed) == 0;
+        let absent = (!well).then(|| *ApiError::failed("the tap is not there").entry);
+        let changes = vec![
+            change(Kind::Vnic, "router1/wan", Action::Remove, None),
+            change(Kind::Element, "router2", Action::Add, absent),
+        ];
+        Box::pin(async { Ok(ReloadOutput { change: changes }) })
     }
 
     fn sessions<'a>(

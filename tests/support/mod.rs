@@ -26,6 +26,7 @@ pub mod process;
 pub mod router;
 pub mod shunt;
 pub mod tcp;
+pub mod tenant;
 pub mod testpmd;
 pub mod udp;
 pub mod yang;

@@ -12,6 +12,23 @@ use super::{Dir, eventually};
 /// How long the backend may take until its control socket answers.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
+/// A configuration with one element, `router1`, whose vNICs `lan` and `wan` nobody connects to.
+pub fn idle_router(sessions: u32) -> String {
+    let vnic = |name, last| {
+        format!(
+            "[[element.vnic]]\nname = '{name}'\nsocket = '{{dir}}/{name}.sock'\n\
+             mac = '52:54:00:00:00:0{last}'\n\
+             uplink = {{ type = 'vhost-user', socket = '{{dir}}/{name}-uplink.sock' }}\n"
+        )
+    };
+    format!(
+        "[backend]\ncontrol = '{{dir}}/control.sock'\n\
+         [[element]]\nname = 'router1'\nsessions = {sessions}\n{}{}",
+        vnic("lan", 1),
+        vnic("wan", 2)
+    )
+}
+
 /// A running `shunt backend`.
 ///
 /// In its configuration `{dir}` stands for the test's directory; it must make the

@@ -7,48 +7,37 @@
 
 use std::io;
 
-use super::{Config, ConfigError};
+use super::ConfigError;
 
-impl Config {
-    /// Checks the sum of all table quotas, at `bytes_per_session`, against the memory that
-    /// the host has available now (`MemAvailable`). Limits of a control group are not seen.
-    ///
-    /// # Errors
-    /// [`ConfigError::Memory`] with both numbers, or [`ConfigError::MemoryUnknown`].
-    pub fn check_memory(&self, bytes_per_session: u64) -> Result<(), ConfigError> {
-        let available = std::fs::read_to_string("/proc/meminfo")
-            .and_then(|text| {
-                available_bytes(&text)
-                    .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable"))
-            })
-            .map_err(|source| ConfigError::MemoryUnknown { source })?;
-        self.check_memory_of(bytes_per_session, available)
-    }
-
-    /// All quotas together.
-    pub fn sessions(&self) -> u64 {
-        self.elements
-            .iter()
-            .map(|element| u64::from(element.sessions))
-            .sum()
-    }
-
-    pub(super) fn check_memory_of(
-        &self,
-        bytes_per_session: u64,
-        available: u64,
-    ) -> Result<(), ConfigError> {
-        let sessions = self.sessions();
-        let needed = sessions.saturating_mul(bytes_per_session);
-        if needed <= available {
-            return Ok(());
-        }
-        Err(ConfigError::Memory {
-            sessions,
-            needed,
-            available,
+/// Checks the memory of new tables for `sessions` in all, at `bytes_per_session`, against what
+/// the host has available now (`MemAvailable`). Limits of a control group are not seen.
+///
+/// # Errors
+/// [`ConfigError::Memory`] with both numbers, or [`ConfigError::MemoryUnknown`].
+pub fn check_memory(sessions: u64, bytes_per_session: u64) -> Result<(), ConfigError> {
+    let available = std::fs::read_to_string("/proc/meminfo")
+        .and_then(|text| {
+            available_bytes(&text)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable"))
         })
+        .map_err(|source| ConfigError::MemoryUnknown { source })?;
+    check_memory_of(sessions, bytes_per_session, available)
+}
+
+pub(super) fn check_memory_of(
+    sessions: u64,
+    bytes_per_session: u64,
+    available: u64,
+) -> Result<(), ConfigError> {
+    let needed = sessions.saturating_mul(bytes_per_session);
+    if needed <= available {
+        return Ok(());
     }
+    Err(ConfigError::Memory {
+        sessions,
+        needed,
+        available,
+    })
 }
 
 /// `MemAvailable` of a `/proc/meminfo`, in bytes.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::memory::available_bytes;
+use super::memory::{available_bytes, check_memory, check_memory_of};
 use super::{
     Config, ConfigError, ElementConfig, HandOverConfig, Problem, SocketMode, UplinkConfig,
 };
@@ -482,15 +482,15 @@ fn a_file_is_named_in_its_errors() {
 fn tables_that_do_not_fit_into_memory_are_refused_with_both_numbers() {
     let config = Config::parse(GOOD).unwrap();
     assert_eq!(config.sessions(), 5_096);
-    assert!(config.check_memory_of(1_000, 5_096_000).is_ok());
-    let error = config.check_memory_of(1_048_576, 5_096_000).unwrap_err();
+    assert!(check_memory_of(5_096, 1_000, 5_096_000).is_ok());
+    let error = check_memory_of(5_096, 1_048_576, 5_096_000).unwrap_err();
     let text = error.to_string();
     assert!(
         text.contains("5096 sessions need 5096 MiB, and 4 MiB"),
         "{text}"
     );
-    assert!(config.check_memory_of(u64::MAX, u64::MAX - 1).is_err());
-    assert!(config.check_memory(1).is_ok());
+    assert!(check_memory_of(5_096, u64::MAX, u64::MAX - 1).is_err());
+    assert!(check_memory(5_096, 1).is_ok());
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn an_element_is_served_from_its_admission_to_its_dismissal_and_others_go_on() {
     let (mut worker, old) = start(Polling::Interrupt, 1);
     old[0].line.cross(1);
     let (lane, new) = element(7);
-    order(&mut worker, |lanes| lanes.admit(Box::new(lane))).unwrap();
+    order(&mut worker, |lanes| lanes.admit(lane)).unwrap();
     new.line.cross(2);
     old[0].line.cross(3);
     let gone = order(&mut worker, |lanes| lanes.dismiss(ElementId(7)));
@@ -41,7 +41,7 @@ fn an_element_that_takes_anothers_place_has_its_own_doorbell() {
     let (mut worker, old) = start(Polling::Interrupt, 2);
     drop(order(&mut worker, |lanes| lanes.dismiss(ElementId(0))));
     let (lane, new) = element(2);
-    order(&mut worker, |lanes| lanes.admit(Box::new(lane))).unwrap();
+    order(&mut worker, |lanes| lanes.admit(lane)).unwrap();
     for number in 0..20 {
         new.line.cross(number);
         old[1].line.cross(number);

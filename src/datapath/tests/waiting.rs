@@ -12,7 +12,7 @@ use crate::datapath::pace::Polling;
 use crate::datapath::poller::EpollSet;
 use crate::datapath::worker::Worker;
 use crate::flow::queue::channel;
-use crate::flow::{HandOver, HashSeed, Sessions, VnicShape, flow_table};
+use crate::flow::{ElementShape, HandOver, HashSeed, Sessions, VnicShape, flow_table};
 use crate::packet::Offload;
 use crate::port::testing::{FarEnd, TestDevice, port};
 
@@ -64,14 +64,12 @@ pub(super) struct Element {
     counters: Arc<ElementCounters>,
 }
 
-pub(super) fn element(number: u32) -> (Lane, Element) {
+pub(super) fn element(number: u32) -> (Box<Lane>, Element) {
     let (writer, mut readers) = flow_table(64, 1, HashSeed::random());
-    let shape = crate::flow::ElementShape {
-        vnics: vec![VnicShape {
-            mac: LAN_MAC,
-            mtu: 1500,
-        }],
-    };
+    let shape = ElementShape::new([VnicShape {
+        mac: LAN_MAC,
+        mtu: 1500,
+    }]);
     let book = Sessions::new(shape, writer, Default::default());
     let (vnic, line) = vnic();
     let counters = Arc::new(ElementCounters::default());
@@ -84,7 +82,7 @@ pub(super) fn element(number: u32) -> (Lane, Element) {
         book.signals(),
         None,
     );
-    (lane, Element { line, counters })
+    (Box::new(lane), Element { line, counters })
 }
 
 pub(super) fn start(polling: Polling, count: u32) -> (Worker, Vec<Element>) {

@@ -75,18 +75,7 @@ impl World {
 
     fn made(peer: PeerOffloads, limits: HandOverLimits, punt_rate: Option<u32>) -> Self {
         let (writer, mut readers) = flow_table(64, 1, HashSeed::random());
-        let shape = ElementShape {
-            vnics: vec![
-                VnicShape {
-                    mac: LAN_MAC,
-                    mtu: 1500,
-                },
-                VnicShape {
-                    mac: WAN_MAC,
-                    mtu: 1500,
-                },
-            ],
-        };
+        let shape = ElementShape::new([LAN_MAC, WAN_MAC].map(|mac| VnicShape { mac, mtu: 1500 }));
         let book = Sessions::new(shape, writer, Default::default());
         let (lan, lan_vnic) = vnic(LAN_MAC, peer);
         let (wan, wan_vnic) = vnic(WAN_MAC, peer);

@@ -92,11 +92,7 @@ pub(super) fn direction(
         (leaves.egress, asked.egress),
     ] {
         if shape.vnic(id).is_none() {
-            let text = format!(
-                "the element has no vNIC {}: it has {}",
-                id.0,
-                shape.vnics.len()
-            );
+            let text = format!("the element has no vNIC {}: it has {}", id.0, shape.count());
             return Err(fault(leaf, text));
         }
     }

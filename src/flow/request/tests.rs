@@ -20,8 +20,8 @@ fn a_sound_request_becomes_two_flows() {
     };
     assert_eq!(original.egress_key.tuple(), reply.key.tuple().reversed());
     assert_eq!((original.session, original.l3_mtu), (SessionId(9), 1500));
-    assert_eq!(original.ingress_mac, shape().vnics[0].mac);
-    assert_eq!(reply.ingress_mac, shape().vnics[1].mac);
+    assert_eq!(original.ingress_mac, shape().vnic(VnicId(0)).unwrap().mac);
+    assert_eq!(reply.ingress_mac, shape().vnic(VnicId(1)).unwrap().mac);
     assert!(original.rewrite.decrements_ttl());
 }
 

@@ -289,7 +289,7 @@ fn losing_an_uplink_ends_the_sessions_that_use_it() {
     hairpin.reply = None;
     hairpin.original.as_mut().unwrap().egress = VnicId(0);
     sessions.offload(hairpin, START);
-    sessions.egress_lost(VnicId(1), START);
+    sessions.unplug(VnicId(1), START);
     sessions.advance(START);
     assert_eq!(codes(&mut sessions), [CloseCode::EgressLost]);
     assert!(sessions.get("ct-2").is_some());

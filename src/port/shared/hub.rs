@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::super::counters::{Counters, Tally};
 use super::super::{Armed, Poller, Port, TxReport};
 use super::inbox::Inbox;
-use super::member::Tally;
 use super::selector::{MACS, Selector, Selectors, TAG, Taken, Whose, has_tag, moved};
 use super::wiring::Wiring;
 use crate::packet::{Burst, MacAddr, Offload, TxFrame, VlanId};
@@ -26,7 +26,7 @@ pub(super) type Place = u16;
 struct Member {
     selector: Selector,
     inbox: Inbox,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     /// Its worker's, once it is attached.
     poller: Option<Poller>,
     /// Rings at its worker when the inbox is no longer empty and the member sleeps.
@@ -39,9 +39,17 @@ impl Member {
         self.selector.vlan.map_or(0, u16::from)
     }
 
+    /// A frame for it found no room.
+    fn lose(&self) {
+        self.counters.rx.add(Tally {
+            discarded: 1,
+            ..Tally::default()
+        });
+    }
+
     fn take_in(&mut self, parts: Parts<'_>, offload: Offload) {
         if !self.inbox.push(parts, offload) {
-            self.tally.lose();
+            self.lose();
             return;
         }
         if std::mem::take(&mut self.asleep) {
@@ -112,7 +120,7 @@ impl Hub {
     pub(super) fn join(
         &mut self,
         selector: Selector,
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
         bell: EventFd,
     ) -> Result<Place, Taken> {
         let free = self.members.iter().position(Option::is_none);
@@ -121,7 +129,7 @@ impl Hub {
         let member = Member {
             selector,
             inbox: Inbox::new(),
-            tally,
+            counters,
             poller: None,
             bell,
             asleep: false,
@@ -386,7 +394,7 @@ fn hand(
         Some(_) => match untagged(frame) {
             Some(bare) => bare,
             None => {
-                member.tally.lose();
+                member.lose();
                 return false;
             }
         },

@@ -14,46 +14,16 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::super::{Armed, Device, DeviceStatus, Poller, Port, QueueStatus, TxReport};
+use super::super::counters::{Counters, Tally};
+use super::super::{Armed, Device, DeviceStatus, Poller, Port, TxReport};
 use super::hub::{Hub, Place};
 use super::selector::{Selector, Taken};
 use crate::packet::{Burst, PeerOffloads, TxFrame};
-
-/// A member's counters of one queue.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    rx_frames: AtomicU64,
-    rx_bytes: AtomicU64,
-    tx_frames: AtomicU64,
-    tx_bytes: AtomicU64,
-    rx_discarded: AtomicU64,
-    tx_discarded: AtomicU64,
-}
-
-impl Tally {
-    /// A frame for the member found no room.
-    pub(super) fn lose(&self) {
-        self.rx_discarded.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn status(&self, device: QueueStatus) -> QueueStatus {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        QueueStatus {
-            rx_frames: read(&self.rx_frames),
-            rx_bytes: read(&self.rx_bytes),
-            tx_frames: read(&self.tx_frames),
-            tx_bytes: read(&self.tx_bytes),
-            rx_discarded: read(&self.rx_discarded),
-            tx_discarded: read(&self.tx_discarded),
-            ..device
-        }
-    }
-}
 
 /// A queue of the device, shared.
 pub(super) struct SharedQueue {
@@ -95,17 +65,17 @@ impl SharedQueue {
     pub(super) fn join(
         self: &Arc<Self>,
         selector: Selector,
-        tally: Arc<Tally>,
+        counters: Arc<Counters>,
     ) -> Result<MemberPort, JoinError> {
         let bell = EventFd::new(EFD_NONBLOCK).map_err(JoinError::NoDescriptor)?;
         let rung = bell.try_clone().map_err(JoinError::NoDescriptor)?;
-        let place = self.hub().join(selector, tally.clone(), rung)?;
+        let place = self.hub().join(selector, counters.clone(), rung)?;
         Ok(MemberPort {
             queue: self.clone(),
             place,
             bell,
             poller: None,
-            tally,
+            counters,
         })
     }
 }
@@ -127,7 +97,7 @@ pub(super) struct MemberPort {
     place: Place,
     bell: EventFd,
     poller: Option<Poller>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
 }
 
 impl Port for MemberPort {
@@ -152,35 +122,25 @@ impl Port for MemberPort {
     fn receive(&mut self, burst: &mut Burst) -> usize {
         let before = burst.len();
         let count = self.queue.enter().receive(self.place, burst);
-        if count > 0 {
-            let bytes: usize = (before..burst.len())
-                .map(|index| burst.frame(index).data.len())
-                .sum();
-            self.tally
-                .rx_frames
-                .fetch_add(count as u64, Ordering::Relaxed);
-            self.tally
-                .rx_bytes
-                .fetch_add(bytes as u64, Ordering::Relaxed);
+        let mut tally = Tally::default();
+        for index in before..burst.len() {
+            tally.took(burst.frame(index).data.len());
         }
+        self.counters.rx.add(tally);
         count
     }
 
     fn transmit(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
         let report = self.queue.enter().transmit(self.place, frames);
         let lost = report.too_large | report.refused;
-        let (mut sent, mut bytes) = (0, 0);
+        let mut tally = Tally::default();
         for (index, frame) in frames[..report.consumed].iter().enumerate() {
-            if lost >> index & 1 == 0 {
-                sent += 1;
-                bytes += frame.data.len() as u64;
+            match lost >> index & 1 {
+                0 => tally.took(frame.data.len()),
+                _ => tally.discarded += 1,
             }
         }
-        let tally = &self.tally;
-        tally.tx_frames.fetch_add(sent, Ordering::Relaxed);
-        tally.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let discarded = report.consumed as u64 - sent;
-        tally.tx_discarded.fetch_add(discarded, Ordering::Relaxed);
+        self.counters.tx.add(tally);
         report
     }
 
@@ -206,14 +166,14 @@ impl Drop for MemberPort {
 /// A member's device: the shared one, with the member's own counters.
 pub(super) struct MemberDevice {
     pub(super) device: Arc<dyn Device>,
-    pub(super) queues: Vec<(Arc<SharedQueue>, Arc<Tally>)>,
+    pub(super) queues: Vec<(Arc<SharedQueue>, Arc<Counters>)>,
 }
 
 impl Device for MemberDevice {
     fn status(&self) -> DeviceStatus {
         let status = self.device.status();
         let queues = status.queues.into_iter().zip(&self.queues);
-        let own = queues.map(|(queue, (_, tally))| tally.status(queue));
+        let own = queues.map(|(queue, (_, counters))| counters.fill(queue));
         DeviceStatus {
             queues: own.collect(),
             unclaimed: self.queues.iter().map(|(queue, _)| queue.unclaimed()).sum(),

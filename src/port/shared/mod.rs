@@ -57,9 +57,11 @@ impl SharedDevice {
         let mut ports: Vec<Box<dyn Port>> = Vec::new();
         let mut queues = Vec::new();
         for queue in &self.queues {
-            let tally = Arc::default();
-            ports.push(Box::new(queue.join(selector.clone(), Arc::clone(&tally))?));
-            queues.push((queue.clone(), tally));
+            let counters = Arc::default();
+            ports.push(Box::new(
+                queue.join(selector.clone(), Arc::clone(&counters))?,
+            ));
+            queues.push((queue.clone(), counters));
         }
         let device = member::MemberDevice {
             device: self.device.clone(),

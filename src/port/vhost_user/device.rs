@@ -30,31 +30,12 @@ use super::slot::{Control, Fault, Slot};
 use super::vring::Vring;
 use super::{DeviceConfig, OpenError};
 use crate::packet::PeerOffloads;
+use crate::port::counters::Counters;
 use crate::port::{Device, DeviceStatus, QueueStatus};
 
 /// How long a closing device waits for its thread. Only a connect to a listener whose
 /// queue is full takes longer; the thread then ends by itself.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// Counters of one queue pair; the port's worker writes them.
-#[derive(Default)]
-pub(super) struct Counters {
-    pub(super) rx_frames: AtomicU64,
-    pub(super) rx_bytes: AtomicU64,
-    pub(super) tx_frames: AtomicU64,
-    pub(super) tx_bytes: AtomicU64,
-    pub(super) rx_discarded: AtomicU64,
-    pub(super) tx_discarded: AtomicU64,
-}
-
-/// Adds to a counter that only the caller writes.
-#[inline]
-pub(super) fn add(counter: &AtomicU64, count: u64) {
-    counter.store(
-        counter.load(Ordering::Relaxed).wrapping_add(count),
-        Ordering::Relaxed,
-    );
-}
 
 /// One queue pair. "Receive" is ours: the guest's transmit queue.
 pub(super) struct Pair {
@@ -341,19 +322,12 @@ impl Shared {
 
     fn queue_status(&self, index: usize) -> QueueStatus {
         let pair = &self.pairs[index];
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let c = &pair.counters;
-        QueueStatus {
+        pair.counters.fill(QueueStatus {
             queue: index as u16,
             running: pair.rx.is_running() && pair.tx.is_running(),
             fault: pair.rx.fault_text().or_else(|| pair.tx.fault_text()),
-            rx_frames: get(&c.rx_frames),
-            rx_bytes: get(&c.rx_bytes),
-            tx_frames: get(&c.tx_frames),
-            tx_bytes: get(&c.tx_bytes),
-            rx_discarded: get(&c.rx_discarded),
-            tx_discarded: get(&c.tx_discarded),
-        }
+            ..QueueStatus::default()
+        })
     }
 }
 

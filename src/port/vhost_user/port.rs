@@ -15,10 +15,11 @@ use std::time::Duration;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::OpenError;
-use super::device::{Pair, Shared, add};
+use super::device::{Pair, Shared};
 use super::ring::{Popped, Pushed};
 use super::slot::{Engine, Entered, Fault};
 use crate::packet::{Burst, PeerOffloads, TxFrame};
+use crate::port::counters::Tally;
 use crate::port::{Armed, Poller, Port, TxReport};
 
 /// How often a ring is looked at whose peer never kicks (`VHOST_USER_VRING_NOFD_MASK`):
@@ -115,9 +116,11 @@ impl Port for QueuePort {
             bytes,
         } = ring.pop(burst);
         self.finish(entered);
-        add(&pair.counters.rx_frames, frames as u64);
-        add(&pair.counters.rx_bytes, bytes);
-        add(&pair.counters.rx_discarded, discarded as u64);
+        pair.counters.rx.add(Tally {
+            frames: frames as u64,
+            bytes,
+            discarded: discarded as u64,
+        });
         frames
     }
 
@@ -139,9 +142,11 @@ impl Port for QueuePort {
         } = ring.push(frames);
         self.finish(entered);
         let discarded = u64::from(too_large.count_ones());
-        add(&pair.counters.tx_frames, consumed as u64 - discarded);
-        add(&pair.counters.tx_bytes, bytes);
-        add(&pair.counters.tx_discarded, discarded);
+        pair.counters.tx.add(Tally {
+            frames: consumed as u64 - discarded,
+            bytes,
+            discarded,
+        });
         TxReport {
             consumed,
             too_large,

@@ -33,10 +33,11 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use ::xdp::socket::XdpSocket;
 
+use super::counters::Counters;
 use super::{Device, DeviceStatus, Port, QueueStatus};
 use crate::packet::MacAddr;
 
@@ -117,12 +118,7 @@ enum State {
 struct Queue {
     socket: Arc<XdpSocket>,
     state: AtomicU8,
-    rx_frames: AtomicU64,
-    rx_bytes: AtomicU64,
-    tx_frames: AtomicU64,
-    tx_bytes: AtomicU64,
-    rx_discarded: AtomicU64,
-    tx_discarded: AtomicU64,
+    counters: Counters,
 }
 
 impl Queue {
@@ -130,12 +126,7 @@ impl Queue {
         Self {
             socket,
             state: AtomicU8::new(state as u8),
-            rx_frames: AtomicU64::new(0),
-            rx_bytes: AtomicU64::new(0),
-            tx_frames: AtomicU64::new(0),
-            tx_bytes: AtomicU64::new(0),
-            rx_discarded: AtomicU64::new(0),
-            tx_discarded: AtomicU64::new(0),
+            counters: Counters::default(),
         }
     }
 
@@ -159,17 +150,14 @@ impl Queue {
             .socket
             .statistics()
             .map_or(0, |kernel| kernel.rx_dropped + kernel.rx_ring_full);
-        QueueStatus {
+        let mut status = self.counters.fill(QueueStatus {
             queue,
             running: link == Link::Up && !gone,
             fault: gone.then(|| "the interface was removed; restart the backend".to_owned()),
-            rx_frames: self.rx_frames.load(Ordering::Relaxed),
-            rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
-            tx_frames: self.tx_frames.load(Ordering::Relaxed),
-            tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
-            rx_discarded: self.rx_discarded.load(Ordering::Relaxed) + lost,
-            tx_discarded: self.tx_discarded.load(Ordering::Relaxed),
-        }
+            ..QueueStatus::default()
+        });
+        status.rx_discarded += lost;
+        status
     }
 }
 

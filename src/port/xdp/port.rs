@@ -14,8 +14,9 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::super::counters::Tally;
 use super::super::{Armed, Poller, Port, TxReport};
 use super::rings::Rings;
 use super::{Link, Queue, Shared, State};
@@ -39,28 +40,6 @@ pub(super) struct XdpPort {
     drained: bool,
     /// Wake-ups in a row that sent nothing.
     fruitless: u32,
-}
-
-/// Frames of one call, added to the shared counters at its end.
-#[derive(Default)]
-struct Tally {
-    frames: u64,
-    bytes: u64,
-    discarded: u64,
-}
-
-impl Tally {
-    fn add_to(&self, frames: &AtomicU64, bytes: &AtomicU64, discarded: &AtomicU64) {
-        for (counter, by) in [
-            (frames, self.frames),
-            (bytes, self.bytes),
-            (discarded, self.discarded),
-        ] {
-            if by > 0 {
-                counter.fetch_add(by, Ordering::Relaxed);
-            }
-        }
-    }
 }
 
 impl XdpPort {
@@ -116,10 +95,11 @@ impl XdpPort {
     fn send_leftovers(&mut self) {
         if self.rings.has_unsent() && self.queue.state() == State::Running {
             self.rings.reclaim();
-            let dropped = self.kick();
-            self.queue
-                .tx_discarded
-                .fetch_add(dropped, Ordering::Relaxed);
+            let tally = Tally {
+                discarded: self.kick(),
+                ..Tally::default()
+            };
+            self.queue.counters.tx.add(tally);
         }
     }
 }
@@ -179,15 +159,13 @@ impl Port for XdpPort {
                 tally.discarded += 1;
                 return;
             }
-            tally.frames += 1;
-            tally.bytes += frame.len() as u64;
+            tally.took(frame.len());
             if unmarked_partials {
                 mark_or_complete(burst.frame_mut(burst.len() - 1));
             }
         });
         self.drained = taken == 0;
-        let queue = &self.queue;
-        tally.add_to(&queue.rx_frames, &queue.rx_bytes, &queue.rx_discarded);
+        self.queue.counters.rx.add(tally);
         self.send_leftovers();
         tally.frames as usize
     }
@@ -224,13 +202,11 @@ impl Port for XdpPort {
             } else if !self.rings.is_sendable(frame.data.len()) {
                 tally.discarded += 1;
             } else {
-                tally.frames += 1;
-                tally.bytes += frame.data.len() as u64;
+                tally.took(frame.data.len());
             }
         }
         tally.discarded += self.kick();
-        let queue = &self.queue;
-        tally.add_to(&queue.tx_frames, &queue.tx_bytes, &queue.tx_discarded);
+        self.queue.counters.tx.add(tally);
         TxReport {
             consumed,
             too_large,

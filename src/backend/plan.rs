@@ -1,0 +1,200 @@
+//! What leads from a configuration that runs to another one.
+//!
+//! *Promises*: [`Plan::between`] gives steps that, applied to the old configuration, make the
+//! new one; what is the same in both is in no step. What goes, goes first, so that sockets,
+//! interfaces and addresses are free for what comes.
+//! *Refuses*: changes of what a running process is built on ([`NeedsRestart`]).
+//! *Caller's duty*: both configurations have been checked. *Standard*: none.
+
+use crate::api::reload::{Action, Kind};
+
+use super::config::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, VnicConfig};
+
+/// One change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Unplug { element: String, vnic: String },
+    RemoveElement(String),
+    RemoveShared(String),
+    AddShared(SharedUplinkConfig),
+    AddElement(ElementConfig),
+    Plug { element: String, vnic: VnicConfig },
+    PuntRate { element: String, rate: Option<u32> },
+}
+
+/// A setting that is read once, when the process starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "`{0}` has changed and is read only at the start: put it back, or restart the backend, \
+     which ends all sessions"
+)]
+pub struct NeedsRestart(&'static str);
+
+/// The steps, in order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+}
+
+impl Plan {
+    /// From what runs to what is wanted.
+    pub(super) fn between(runs: &Config, wanted: &Config) -> Result<Self, NeedsRestart> {
+        check_fixed(runs, wanted)?;
+        let mut plan = Self::default();
+        plan.leave(runs, wanted);
+        plan.enter(runs, wanted);
+        Ok(plan)
+    }
+
+    fn leave(&mut self, runs: &Config, wanted: &Config) {
+        for old in &runs.elements {
+            let Some(new) = stays(old, wanted) else {
+                self.steps.push(Step::RemoveElement(old.name.clone()));
+                continue;
+            };
+            let gone = old.vnics.iter().filter(|vnic| {
+                !new.vnics.contains(vnic) || !is_same_device(&vnic.uplink, runs, wanted)
+            });
+            self.steps.extend(gone.map(|vnic| Step::Unplug {
+                element: old.name.clone(),
+                vnic: vnic.name.clone(),
+            }));
+        }
+        let gone = runs.shared_uplinks.iter();
+        let gone = gone.filter(|shared| !wanted.shared_uplinks.contains(shared));
+        self.steps
+            .extend(gone.map(|shared| Step::RemoveShared(shared.name.clone())));
+    }
+
+    fn enter(&mut self, runs: &Config, wanted: &Config) {
+        let come = wanted.shared_uplinks.iter();
+        let come = come.filter(|shared| !runs.shared_uplinks.contains(shared));
+        self.steps.extend(come.cloned().map(Step::AddShared));
+        for new in &wanted.elements {
+            let Some(old) = runs.elements.iter().find(|old| is_kept(old, new)) else {
+                self.steps.push(Step::AddElement(new.clone()));
+                continue;
+            };
+            let come = new.vnics.iter().filter(|vnic| {
+                !old.vnics.contains(vnic) || !is_same_device(&vnic.uplink, runs, wanted)
+            });
+            self.steps.extend(come.map(|vnic| Step::Plug {
+                element: new.name.clone(),
+                vnic: vnic.clone(),
+            }));
+            if old.punt_rate != new.punt_rate {
+                self.steps.push(Step::PuntRate {
+                    element: new.name.clone(),
+                    rate: new.punt_rate,
+                });
+            }
+        }
+    }
+
+    /// Sessions of the tables to be made.
+    pub(super) fn new_sessions(&self) -> u64 {
+        let quota = |step: &Step| match step {
+            Step::AddElement(element) => u64::from(element.sessions),
+            _ => 0,
+        };
+        self.steps.iter().map(quota).sum()
+    }
+}
+
+/// What a step says of itself: the kind of thing, its name, and what becomes of it.
+impl Step {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Unplug { .. } | Self::Plug { .. } => Kind::Vnic,
+            Self::RemoveElement(_) | Self::AddElement(_) | Self::PuntRate { .. } => Kind::Element,
+            Self::RemoveShared(_) | Self::AddShared(_) => Kind::SharedUplink,
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Unplug { element, vnic } => format!("{element}/{vnic}"),
+            Self::Plug { element, vnic } => format!("{element}/{}", vnic.name),
+            Self::RemoveElement(name) | Self::RemoveShared(name) => name.clone(),
+            Self::AddShared(shared) => shared.name.clone(),
+            Self::AddElement(element) => element.name.clone(),
+            Self::PuntRate { element, .. } => element.clone(),
+        }
+    }
+
+    pub(super) fn action(&self) -> Action {
+        match self {
+            Self::Unplug { .. } | Self::RemoveElement(_) | Self::RemoveShared(_) => Action::Remove,
+            Self::Plug { .. } | Self::AddElement(_) | Self::AddShared(_) => Action::Add,
+            Self::PuntRate { .. } => Action::Change,
+        }
+    }
+
+    /// Notes in `config`, of what runs, that the step was taken.
+    pub(super) fn note(self, config: &mut Config) {
+        match self {
+            Self::Unplug { element, vnic } => {
+                if let Some(element) = element_of(config, &element) {
+                    element.vnics.retain(|old| old.name != vnic);
+                }
+            }
+            Self::RemoveElement(name) => config.elements.retain(|old| old.name != name),
+            Self::RemoveShared(name) => config.shared_uplinks.retain(|old| old.name != name),
+            Self::AddShared(shared) => config.shared_uplinks.push(shared),
+            Self::AddElement(element) => config.elements.push(element),
+            Self::Plug { element, vnic } => {
+                if let Some(element) = element_of(config, &element) {
+                    element.vnics.push(vnic);
+                }
+            }
+            Self::PuntRate { element, rate } => {
+                if let Some(element) = element_of(config, &element) {
+                    element.punt_rate = rate;
+                }
+            }
+        }
+    }
+}
+
+fn element_of<'a>(config: &'a mut Config, name: &str) -> Option<&'a mut ElementConfig> {
+    let mut elements = config.elements.iter_mut();
+    elements.find(|element| element.name == name)
+}
+
+fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
+    let (old, new) = (&runs.backend, &wanted.backend);
+    let changed = [
+        ("backend.control", old.control != new.control),
+        ("backend.workers", old.workers != new.workers),
+        ("backend.polling", old.polling != new.polling),
+        ("hand-over", runs.hand_over != wanted.hand_over),
+    ];
+    match changed.into_iter().find(|(_, changed)| *changed) {
+        Some((key, _)) => Err(NeedsRestart(key)),
+        None => Ok(()),
+    }
+}
+
+/// An element's table has the size it was made with.
+fn is_kept(old: &ElementConfig, new: &ElementConfig) -> bool {
+    old.name == new.name && old.sessions == new.sessions
+}
+
+fn stays<'a>(old: &ElementConfig, wanted: &'a Config) -> Option<&'a ElementConfig> {
+    wanted.elements.iter().find(|new| is_kept(old, new))
+}
+
+/// Whether an uplink that reads the same is also on the same device.
+fn is_same_device(uplink: &UplinkConfig, runs: &Config, wanted: &Config) -> bool {
+    let UplinkConfig::Shared { device, .. } = uplink else {
+        return true;
+    };
+    let of = |config: &Config| {
+        let mut shared = config.shared_uplinks.iter();
+        shared.find(|shared| shared.name == *device).cloned()
+    };
+    of(runs) == of(wanted)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Reading the configuration again while everything runs.
+//!
+//! *Promises*: what is the same in the file as before is not touched: its guests, devices and
+//! sessions go on. A step that fails is told and takes none of the others with it; reading the
+//! file again tries it again. Nothing is done when the file is not sound.
+//! *Refuses*: what only a restart can change.
+//! *Caller's duty*: one at a time. *Standard*: none.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::config::{Config, SharedUplinkConfig, VnicConfig, check_memory};
+use super::open::{
+    ElementInfo, OpenElement, SharedDevices, open_element, open_shared, open_vnic, shape_of,
+};
+use super::plan::{Plan, Step};
+use super::running::{Backend, let_go};
+use super::{BackendError, bytes_per_session, chain_of};
+use crate::api::convert::VnicNames;
+use crate::api::error::ApiError;
+use crate::api::reload::{Change, ReloadOutput};
+use crate::datapath::ElementId;
+use crate::packet::VnicId;
+
+/// How long a removed vNIC's sessions may take to end; all of it only if a worker stands still.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+const SETTLE_LOOK: Duration = Duration::from_millis(2);
+
+/// A wish to have the configuration read again, and who wants to know how that went.
+pub(super) struct Wish(pub(super) oneshot::Sender<Result<ReloadOutput, ApiError>>);
+
+impl Wish {
+    /// Also when nobody waits for it any more.
+    pub(super) async fn carry_out(self, applied: &mut Applied, backend: &Backend) {
+        let outcome = applied.reload(backend).await;
+        let _gone = self.0.send(outcome.map_err(failed));
+    }
+}
+
+/// The configuration that runs.
+pub(super) struct Applied {
+    path: PathBuf,
+    config: Config,
+    shared: SharedDevices,
+    /// Numbers of elements that are gone are not used again: their flows' last reports may
+    /// still be on the way.
+    next: u32,
+}
+
+impl Applied {
+    /// What was opened from a file.
+    pub(super) fn new(path: PathBuf, config: Config, shared: SharedDevices) -> Self {
+        let next = config.elements.len() as u32;
+        Self {
+            path,
+            config,
+            shared,
+            next,
+        }
+    }
+
+    /// Reads the file again and makes what runs follow it.
+    pub(super) async fn reload(&mut self, backend: &Backend) -> Result<ReloadOutput, BackendError> {
+        let wanted = Config::load(&self.path)?;
+        let plan = Plan::between(&self.config, &wanted)?;
+        check_memory(plan.new_sessions(), bytes_per_session())?;
+        let mut output = ReloadOutput::default();
+        for step in plan.steps {
+            let (kind, name, action) = (step.kind(), step.name(), step.action());
+            let outcome = self.take(&step, backend).await;
+            match &outcome {
+                Ok(()) => {
+                    log::info!("{action} {kind} {name}: done");
+                    step.note(&mut self.config);
+                }
+                Err(error) => log::error!("{action} {kind} {name}: {error}"),
+            }
+            output.change.push(Change {
+                kind,
+                name,
+                action,
+                error: outcome.err().map(|error| *error.entry),
+            });
+        }
+        Ok(output)
+    }
+
+    async fn take(&mut self, step: &Step, backend: &Backend) -> Result<(), ApiError> {
+        match step {
+            Step::Unplug { element, vnic } => unplug(backend, element, vnic).await,
+            Step::RemoveElement(name) => remove(backend, name).await,
+            Step::RemoveShared(name) => {
+                let_go(self.shared.remove(name)).await;
+                Ok(())
+            }
+            Step::AddShared(shared) => self.share(shared),
+            Step::AddElement(element) => {
+                let id = ElementId(self.next);
+                self.next += 1;
+                let opened = open_element(id, element, &self.shared, &self.config.hand_over);
+                add(backend, opened.map_err(failed)?).await
+            }
+            Step::Plug { element, vnic } => plug(backend, element, vnic, &self.shared).await,
+            Step::PuntRate { element, rate } => {
+                let (id, rate) = (backend.element(element)?.id, *rate);
+                backend
+                    .order(id, move |lanes| lanes.set_punt_rate(id, rate))
+                    .await
+            }
+        }
+    }
+
+    fn share(&mut self, config: &SharedUplinkConfig) -> Result<(), ApiError> {
+        let opened = open_shared(config).map_err(failed)?;
+        self.shared.insert(config.name.clone(), opened);
+        Ok(())
+    }
+}
+
+/// Takes an element in.
+async fn add(backend: &Backend, opened: OpenElement) -> Result<(), ApiError> {
+    let OpenElement { lane, book, info } = opened;
+    let id = info.id;
+    backend
+        .ask(move |books, _| {
+            books.insert(id, book);
+        })
+        .await?;
+    let admitted = backend.order(id, move |lanes| lanes.admit(lane)).await;
+    if let Err(error) = admitted.and_then(|admitted| admitted.map_err(unwatched)) {
+        let book = backend.ask(move |books, _| books.remove(&id)).await;
+        let_go((book, info)).await;
+        return Err(error);
+    }
+    let mut elements = backend.elements().to_vec();
+    elements.push(Arc::new(info));
+    backend.set_elements(elements);
+    Ok(())
+}
+
+/// Takes an element out, with its sessions.
+async fn remove(backend: &Backend, name: &str) -> Result<(), ApiError> {
+    let element = backend.element(name)?;
+    let id = element.id;
+    let lane = backend.order(id, move |lanes| lanes.dismiss(id)).await?;
+    let book = backend.ask(move |books, _| books.remove(&id)).await?;
+    let mut elements = backend.elements().to_vec();
+    elements.retain(|other| other.id != id);
+    backend.set_elements(elements);
+    let_go((lane, book, element)).await;
+    Ok(())
+}
+
+/// Gives an element a vNIC.
+async fn plug(
+    backend: &Backend,
+    element: &str,
+    config: &VnicConfig,
+    shared: &SharedDevices,
+) -> Result<(), ApiError> {
+    let owner = backend.element(element)?;
+    let (id, at) = (owner.id, owner.free_place());
+    let (vnic, info) = open_vnic(element, config, shared).map_err(failed)?;
+    let plugged = backend
+        .order(id, move |lanes| lanes.plug(id, at, vnic))
+        .await;
+    if let Err(error) = plugged.and_then(|plugged| plugged.map_err(unwatched)) {
+        let_go(info).await;
+        return Err(error);
+    }
+    let shape = shape_of(config);
+    backend
+        .ask_book(id, move |book, _| book.plug(at, shape))
+        .await?;
+    replace(backend, &owner, owner.with(at, Some(Arc::new(info))));
+    Ok(())
+}
+
+/// Takes a vNIC from an element, with the sessions that use it.
+async fn unplug(backend: &Backend, element: &str, vnic: &str) -> Result<(), ApiError> {
+    let owner = backend.element(element)?;
+    let id = owner.id;
+    let at = owner.names.id(vnic);
+    let at = at.ok_or_else(|| ApiError::failed(format!("{element} has no vNIC {vnic}")))?;
+    backend
+        .ask_book(id, move |book, now| book.unplug(at, now))
+        .await?;
+    settle(backend, id, at).await?;
+    let gone = backend.order(id, move |lanes| lanes.unplug(id, at)).await?;
+    replace(backend, &owner, owner.with(at, None));
+    let_go((gone, owner)).await;
+    Ok(())
+}
+
+/// Waits until the workers have let go of a vNIC's sessions, and given their guest what they
+/// had parked.
+async fn settle(backend: &Backend, id: ElementId, at: VnicId) -> Result<(), ApiError> {
+    let ended = async {
+        while backend.ask_book(id, move |book, _| book.uses(at)).await? {
+            tokio::time::sleep(SETTLE_LOOK).await;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(SETTLE_MAX, ended).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            log::warn!("sessions of a removed vNIC still end");
+            Ok(())
+        }
+    }
+}
+
+fn replace(backend: &Backend, old: &ElementInfo, new: ElementInfo) {
+    let mut elements = backend.elements().to_vec();
+    if let Some(place) = elements.iter().position(|element| element.id == old.id) {
+        elements[place] = Arc::new(new);
+    }
+    backend.set_elements(elements);
+}
+
+fn failed(error: BackendError) -> ApiError {
+    ApiError::failed(chain_of(&error))
+}
+
+fn unwatched(error: std::io::Error) -> ApiError {
+    ApiError::failed(format!("a worker cannot watch its descriptors: {error}"))
+}
