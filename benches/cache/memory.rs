@@ -144,9 +144,7 @@ const BEGIN: Moment = Moment(1_000_000_000);
 /// An element with as many sessions as its quota allows, numbered so.
 pub fn filled(sessions: Range<u32>) -> (Sessions, TableReader) {
     let (writer, mut readers) = flow_table(2 * sessions.len() as u32, 1, HashSeed::random());
-    let shape = ElementShape {
-        vnics: vec![Some(vnic(0)), Some(vnic(1))],
-    };
+    let shape = ElementShape::new([vnic(0), vnic(1)]);
     let mut book = Sessions::new(shape, writer, SessionsLimits { closed: 1 });
     for session in sessions {
         let outcome = book.offload(request(session), BEGIN);
