@@ -15,6 +15,7 @@
     reason = "a bench may be blunt"
 )]
 
+mod end;
 mod load;
 mod paced;
 mod report;
@@ -24,7 +25,9 @@ mod support;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use paced::{End, Run};
+use end::End;
+use etherparse::PacketBuilder;
+use paced::{Run, Tag, Way};
 use report::{Peer, Report, cpu_seconds, median};
 use support::hugepages::Hugepages;
 use support::ovs::{self, Ovs};
@@ -103,8 +106,7 @@ struct Sample {
 
 struct Contender {
     backend: Backend,
-    from: End,
-    to: End,
+    ports: Ports,
     // Last, since the backend's sockets are in it.
     _dir: Dir,
 }
@@ -162,10 +164,10 @@ impl Contender {
     }
 
     fn resting(backend: Backend, from: End, to: End, dir: Dir) -> Self {
+        let frame = frame();
         let mut contender = Self {
             backend,
-            from,
-            to,
+            ports: Ports { from, to, frame },
             _dir: dir,
         };
         eventually(CONNECT_DEADLINE, "frames come through", || {
@@ -209,7 +211,7 @@ impl Contender {
     }
 
     fn run(&mut self, pps: u64, span: Duration) -> Run {
-        paced::run(&mut self.from, &mut self.to, pps, span)
+        paced::run(&mut self.ports, pps, span)
     }
 
     fn process(&mut self) -> u32 {
@@ -225,6 +227,45 @@ impl Contender {
             Backend::Ovs(switch) => switch.process().signal(signal),
         }
     }
+}
+
+/// From one port of a backend to the other.
+struct Ports {
+    from: End,
+    to: End,
+    frame: Vec<u8>,
+}
+
+/// Where a frame's tag is: behind Ethernet, IPv4 and UDP.
+const TAG: std::ops::Range<usize> = 42..47;
+
+impl Way for Ports {
+    fn is_full(&self) -> bool {
+        self.from.is_full()
+    }
+
+    fn send(&mut self, tag: Tag) {
+        self.frame[TAG].copy_from_slice(&tag);
+        self.from.send(&self.frame);
+    }
+
+    fn take(&mut self) -> Option<Tag> {
+        let came = self.to.take()?;
+        Some(came.get(TAG)?.try_into().unwrap())
+    }
+}
+
+/// What `load::offload` has a session for, with room for a tag.
+fn frame() -> Vec<u8> {
+    let to = load::destination(0).octets();
+    let mac = [0x00, 0x01, 0x02, 0x03, 0x04, 0x01];
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0xa], mac)
+        .ipv4([10, 254, 0, 0], to, 64)
+        .udp(1000, 1001)
+        .write(&mut frame, &[0; 18])
+        .unwrap();
+    frame
 }
 
 fn on_cpu(cpu: &str, process: u32) {

@@ -20,6 +20,7 @@
     reason = "a bench may be blunt"
 )]
 
+#[allow(dead_code, reason = "another bench uses the rest")]
 mod paths;
 mod report;
 #[path = "../tests/support/mod.rs"]

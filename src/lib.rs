@@ -7,10 +7,10 @@
 //! | floor | module |
 //! |---|---|
 //! | 0 | [`packet`] |
-//! | 1 | [`flow`], [`port`] |
+//! | 1 | [`flow`], [`port`], [`serial`] |
 //! | 2 | [`datapath`] |
 //! | 3 | [`api`] |
-//! | 4 | [`backend`] |
+//! | 4 | [`backend`], [`relay`] |
 //! | 5 | [`cli`] |
 
 pub mod api;
@@ -20,5 +20,7 @@ pub mod datapath;
 pub mod flow;
 pub mod packet;
 pub mod port;
+pub mod relay;
+pub mod serial;
 
 mod sync;

@@ -4,7 +4,6 @@
 //! packets leave the client one by one. Whatever a path is made of goes away with it.
 
 mod copy;
-mod refuse;
 
 use std::rc::Rc;
 
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::netns::Netns;
 use crate::support::process::Process;
+use crate::support::refuse;
 use crate::support::shunt::Shunt;
 use crate::support::{Dir, eventually};
 use copy::TapCopy;
@@ -26,7 +26,7 @@ pub const OUTSIDE: &str = "10.77.2.1";
 pub const PORTS: std::ops::Range<u16> = 40_000..40_128;
 /// The vNICs' MAC addresses.
 const LAN_MAC: &str = "52:54:00:5a:00:01";
-const WAN_MAC: &str = "52:54:00:5a:00:02";
+pub const WAN_MAC: &str = "52:54:00:5a:00:02";
 /// Frames that a tap keeps for its reader: a few milliseconds of waiting for a CPU must not
 /// count as loss, on any path.
 const TAP_FRAMES: u32 = 8_192;
@@ -41,7 +41,7 @@ pub struct Path {
     _middle: Middle,
     pub client: Netns,
     pub server: Rc<Netns>,
-    _dir: Dir,
+    pub dir: Dir,
 }
 
 /// What stands between.
@@ -50,6 +50,7 @@ enum Middle {
     Shunt(Box<Shunt>),
     Kernel(Netns),
     Copy(TapCopy),
+    Nothing,
 }
 
 impl Path {
@@ -74,7 +75,7 @@ impl Path {
             _middle: middle,
             client,
             server: Rc::new(server),
-            _dir: dir,
+            dir,
         };
         eventually(std::time::Duration::from_secs(10), "iperf3 listens", || {
             let listening = path.server.succeed(&["ss", "-Htln"]);
@@ -137,6 +138,23 @@ impl Ends {
 
 /// The kernel's forwarding with masquerade, over veth devices.
 pub fn kernel_nat() -> Path {
+    let (router, ends) = router();
+    router.succeed(&[
+        "nft",
+        "table ip nat { chain out { type nat hook postrouting priority 100; \
+         oifname wan masquerade; }; }",
+    ]);
+    Path::new("kernel-nat", OUTSIDE, Middle::Kernel(router), ends)
+}
+
+/// The kernel's forwarding and nothing else.
+pub fn kernel_forwarding() -> Path {
+    let (router, ends) = router();
+    Path::new("kernel-forwarding", CLIENT, Middle::Kernel(router), ends)
+}
+
+/// A namespace that forwards.
+fn router() -> (Netns, Ends) {
     let ends = Ends::new();
     let router = Netns::new("bencr");
     ends.client.veth("lan", &router, "lan");
@@ -144,13 +162,16 @@ pub fn kernel_nat() -> Path {
     router.address("lan", "10.77.1.1/24");
     router.address("wan", &format!("{OUTSIDE}/24"));
     router.succeed(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-    router.succeed(&[
-        "nft",
-        "table ip nat { chain out { type nat hook postrouting priority 100; \
-         oifname wan masquerade; }; }",
-    ]);
     ends.address(&router.mac("lan"), &router.mac("wan"));
-    Path::new("kernel-nat", OUTSIDE, Middle::Kernel(router), ends)
+    (router, ends)
+}
+
+/// The two ends of one pair of veth devices.
+pub fn wire() -> Path {
+    let ends = Ends::new();
+    ends.client.veth("lan", &ends.server, "wan");
+    ends.address(&ends.mac("wan"), &ends.mac("lan"));
+    Path::new("wire", CLIENT, Middle::Nothing, ends)
 }
 
 /// A loop that copies frames between two taps.
@@ -183,7 +204,9 @@ pub fn shunt(io_uring: bool, tcp: &[u16], udp: u16) -> Path {
     let shunt = if io_uring {
         Shunt::start(&ends.dir, &config)
     } else {
-        refuse::io_uring_to(|| Shunt::start(&ends.dir, &config))
+        refuse::without(&[libc::SYS_io_uring_setup], libc::ENOSYS, || {
+            Shunt::start(&ends.dir, &config)
+        })
     };
     ends.lengthen_queues();
     ends.address(LAN_MAC, WAN_MAC);

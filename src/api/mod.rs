@@ -13,6 +13,7 @@ pub mod control;
 pub mod convert;
 mod discovery;
 pub mod error;
+pub mod identity;
 pub mod offload;
 mod path;
 mod query;

@@ -222,6 +222,8 @@ pub enum UplinkConfig {
         netns: Option<String>,
         /// Queue pairs, 1 to 8; see [`UplinkConfig::queue_pairs`].
         queues: Option<u16>,
+        /// Bytes that the host may have in work; no bound if absent.
+        send_buffer: Option<u32>,
     },
     /// Another VM or a DPDK process as the physical side.
     VhostUser {

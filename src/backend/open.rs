@@ -345,11 +345,17 @@ fn open_device(
             })?;
             (device, ports)
         }
-        UplinkConfig::Tap { name, netns, .. } => tap::open(&tap::TapConfig {
+        UplinkConfig::Tap {
+            name,
+            netns,
+            send_buffer,
+            ..
+        } => tap::open(&tap::TapConfig {
             name: name.clone(),
             netns: netns.clone(),
             queues,
             mtu: Some(mtu),
+            send_buffer: *send_buffer,
         })?,
         UplinkConfig::Xdp {
             interface,

@@ -31,6 +31,9 @@ pub(super) enum Command {
     /// Run the backend: serve vhost-user devices and the control socket
     #[command(after_long_help = "Example:\n  shunt backend --config /etc/shunt/backend.toml")]
     Backend(BackendArgs),
+    /// Run the relay: carry guests' requests from their serial ports to the controller
+    #[command(after_long_help = "Example:\n  shunt relay --config /etc/shunt/relay.toml")]
+    Relay(RelayArgs),
     /// Add, withdraw or show sessions
     Session {
         /// What to do with sessions
@@ -55,6 +58,16 @@ pub(super) struct BackendArgs {
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Only check the configuration, then exit
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Args)]
+pub(super) struct RelayArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only check the configuration and the certificates it names, then exit
     #[arg(long)]
     pub check: bool,
 }

@@ -60,6 +60,16 @@ fn run(command: Command) -> Result<Ending, CliError> {
             }
             Ok(Ending::Done)
         }
+        Command::Relay(relay) => {
+            if relay.check {
+                crate::relay::check(&relay.config)?;
+                print(&format!("{}: sound\n", relay.config.display()))?;
+            } else {
+                start_log();
+                crate::relay::run(&relay.config)?;
+            }
+            Ok(Ending::Done)
+        }
         Command::Session { command } => talk(async {
             match *command {
                 SessionCommand::Add(add) => session::add(*add).await,

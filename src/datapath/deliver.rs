@@ -2,12 +2,13 @@
 //!
 //! *Promises*: frames leave in order, each told its outcome once; runs of frames that fit
 //! go out in one transmit, others are completed or segmented first, a burst at a time.
-//! *Refuses*: what the port has no room for; a segmented frame counts as refused when any
-//! piece of it was. *Caller's duty*: at most [`Burst::FRAMES_MAX`] frames a call.
+//! *Refuses*: what the port has no room for, unless the sender waits and the port keeps it; a
+//! segmented frame counts as refused when any piece of it was.
+//! *Caller's duty*: at most [`Burst::FRAMES_MAX`] frames a call.
 
 use crate::packet::segment::{Segments, fits};
 use crate::packet::{Burst, DropReason, TxFrame};
-use crate::port::Port;
+use crate::port::{Port, TxReport};
 
 /// Why a port did not take a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,9 +51,38 @@ pub(super) enum Outcome {
     Refused(Refusal),
 }
 
+/// What becomes of frames that find no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Patience {
+    /// They are refused.
+    None,
+    /// A port that keeps such frames for a while may.
+    Waits,
+}
+
+impl Patience {
+    fn transmit(self, port: &mut dyn Port, frames: &[TxFrame<'_>]) -> TxReport {
+        match self {
+            Self::None => port.transmit(frames),
+            Self::Waits => port.transmit_or_keep(frames),
+        }
+    }
+}
+
 /// Hands `frames` to `port` (`None`: it is not running) and tells the outcome of each.
 /// `adapted` is scratch space.
 pub(super) fn deliver(
+    port: Option<&mut dyn Port>,
+    frames: &[TxFrame<'_>],
+    adapted: &mut Burst,
+    outcome: impl FnMut(usize, Outcome),
+) {
+    deliver_with(Patience::None, port, frames, adapted, outcome);
+}
+
+/// The same, with more or less patience.
+pub(super) fn deliver_with(
+    patience: Patience,
     port: Option<&mut dyn Port>,
     frames: &[TxFrame<'_>],
     adapted: &mut Burst,
@@ -77,20 +107,21 @@ pub(super) fn deliver(
         let run = &rest[..alike];
         let told = |place: usize, what: Outcome| outcome(start + place, what);
         if first_fits {
-            as_they_are(port, run, told)
+            as_they_are(patience, port, run, told)
         } else {
-            adapt(port, run, adapted, told)
+            adapt(patience, port, run, adapted, told)
         }
         start += alike;
     }
 }
 
 fn as_they_are(
+    patience: Patience,
     port: &mut dyn Port,
     frames: &[TxFrame<'_>],
     mut outcome: impl FnMut(usize, Outcome),
 ) {
-    let report = port.transmit(frames);
+    let report = patience.transmit(port, frames);
     for place in 0..frames.len() {
         let what = if place >= report.consumed {
             Outcome::Refused(Refusal::Full)
@@ -107,12 +138,14 @@ fn as_they_are(
 
 /// Completes or segments `frames` into `adapted` and sends it whenever it is full.
 fn adapt(
+    patience: Patience,
     port: &mut dyn Port,
     frames: &[TxFrame<'_>],
     adapted: &mut Burst,
     mut outcome: impl FnMut(usize, Outcome),
 ) {
     let mut pieces = Pieces {
+        patience,
         port,
         origin: [0; Burst::FRAMES_MAX],
         fate: [Outcome::Delivered; _],
@@ -146,6 +179,7 @@ fn adapt(
 
 /// Pieces of frames on their way, and which frame each is of.
 struct Pieces<'a> {
+    patience: Patience,
     port: &'a mut dyn Port,
     origin: [u8; Burst::FRAMES_MAX],
     fate: [Outcome; Burst::FRAMES_MAX],
@@ -158,9 +192,14 @@ impl Pieces<'_> {
         for (place, frame) in frames[..count].iter_mut().enumerate() {
             *frame = adapted.frame(place);
         }
-        let Self { port, origin, fate } = self;
+        let Self {
+            patience,
+            port,
+            origin,
+            fate,
+        } = self;
         if count > 0 {
-            as_they_are(*port, &frames[..count], |place, what| {
+            as_they_are(*patience, *port, &frames[..count], |place, what| {
                 if what != Outcome::Delivered {
                     fate[usize::from(origin[place])] = what;
                 }

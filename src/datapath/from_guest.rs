@@ -3,11 +3,14 @@
 //! What the guest sends, it has decided: it goes to the paired uplink. Its packets are looked
 //! up only while flows wait for proof or drain, and for one rule: a SYN on a session's tuple
 //! closes the old session.
+//!
+//! While the uplink keeps frames for want of room, the guest's others stay in its ring.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
 
 use super::counters::{Sum, Wire};
-use super::deliver::{Outcome, deliver};
+use super::deliver::{Outcome, Patience, deliver, deliver_with};
 use super::from_uplink::{destination, wire_of};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use super::parking::Parked;
@@ -16,6 +19,9 @@ use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
 use crate::packet::{
     Burst, DropReason, Frame, GsoKind, MacAddr, Marker, Parsed, PuntReason, VnicId, parse,
 };
+
+/// How soon an uplink that keeps frames is tried again: nobody tells when it has room.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// Parked frames of `flow` go out right behind the guest's frame before `after`.
 struct Behind {
@@ -33,6 +39,10 @@ impl Lane {
         now: Moment,
     ) -> usize {
         bench.burst.clear();
+        if self.pipe.vnics[vnic].uplink.is_held_up(queue) {
+            self.pipe.retry.get_or_insert(now + RETRY);
+            return 0;
+        }
         let Some(port) = self.pipe.vnics[vnic].guest.port(queue) else {
             return 0;
         };
@@ -184,13 +194,14 @@ impl Pipe {
         let counters = &self.counters;
         let port = self.vnics[vnic].uplink.toward(queue);
         let mut passed = Sum::default();
-        deliver(port, &frames[..count], adapted, |place, outcome| {
+        let told = |place, outcome| {
             let wire = wire[range.start + place];
             match outcome {
                 Outcome::Delivered => passed.add(wire),
                 Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
             }
-        });
+        };
+        deliver_with(Patience::Waits, port, &frames[..count], adapted, told);
         counters.passed.add_sum(passed);
     }
 

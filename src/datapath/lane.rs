@@ -51,6 +51,11 @@ impl Side {
             .map(|port| &mut **port as &mut dyn Port)
     }
 
+    /// Whether the port toward queue pair `queue` keeps frames that found no room.
+    pub(super) fn is_held_up(&mut self, queue: usize) -> bool {
+        self.toward(queue).is_some_and(Port::is_held_up)
+    }
+
     pub(super) fn can_transmit(&self) -> bool {
         self.ports.iter().any(|port| port.can_transmit())
     }
@@ -198,6 +203,8 @@ pub(super) struct Pipe {
     pub(super) meter: PuntMeter,
     /// What the burst at hand turned out to be.
     pub(super) mix: Mix,
+    /// When an uplink that keeps frames is to be tried again.
+    pub(super) retry: Option<Moment>,
     /// Scratch space for what the hand-over machine releases.
     pub(super) due: Vec<Release>,
 }
@@ -254,6 +261,7 @@ impl Lane {
             revisited: 0,
             meter: PuntMeter::new(punt_rate),
             mix: Mix::default(),
+            retry: None,
             due,
         };
         Self {
@@ -344,6 +352,10 @@ impl Lane {
         for vnic in &mut self.pipe.vnics {
             vnic.tell_far_side();
         }
+        if self.pipe.retry.is_some_and(|due| due <= now) {
+            self.pipe.retry = None;
+            self.rouse(now);
+        }
         match self.pipe.hand_over.is_idle() {
             true => 0,
             false => self.hand_over_due(bench, now),
@@ -396,14 +408,31 @@ impl Lane {
 
     /// When the lane needs a round although nothing comes in.
     pub(super) fn next_deadline(&mut self) -> Option<Moment> {
-        self.pipe.hand_over.next_deadline()
+        let due = self.pipe.hand_over.next_deadline();
+        due.into_iter().chain(self.pipe.retry).min()
     }
 
-    /// Asks all ports for a notification; false if something came meanwhile.
+    /// Wakes the lane if it is asleep.
+    pub(super) fn rouse(&mut self, now: Moment) {
+        if !self.awake {
+            self.awake = true;
+            self.disarm();
+            self.pace.woke(now);
+            self.claim.wake_up();
+        }
+    }
+
+    /// Asks all ports for a notification; false if something came meanwhile. A guest whose
+    /// uplink is held up need not notify: its frames wait, and the uplink is tried again.
     pub(super) fn arm(&mut self) -> bool {
         let mut quiet = true;
-        for port in self.ports() {
-            quiet &= port.arm() == Armed::Asleep;
+        for Vnic { guest, uplink, .. } in &mut self.pipe.vnics {
+            for port in &mut uplink.ports {
+                quiet &= port.arm() == Armed::Asleep;
+            }
+            for (queue, port) in guest.ports.iter_mut().enumerate() {
+                quiet &= uplink.is_held_up(queue) || port.arm() == Armed::Asleep;
+            }
         }
         if !quiet {
             self.disarm();

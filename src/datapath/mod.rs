@@ -5,7 +5,9 @@
 //! a port's own; an element sees only its own tables and ports; frames of one flow
 //! keep their order; every frame received is counted exactly once; an element's share of a
 //! worker does not depend on what the others do.
-//! *Refuses*: to wait for a slow guest or uplink: what finds no room is dropped, counted.
+//! *Refuses*: to wait for a slow guest or uplink: what finds no room is dropped, counted. Only
+//! a guest waits, where its uplink keeps frames for want of room
+//! ([`Port::is_held_up`](crate::port::Port::is_held_up)).
 //! *Caller's duty*: an element belongs to one worker; ports are attached once.
 //! *Standard*: none; the pipeline is this project's own contract.
 

@@ -11,6 +11,7 @@
 //! [`Port::peer`] takes (the datapath completes and segments before).
 //! *Standard*: virtio 1.2 sections 2.7 and 5.1.
 
+mod bpf;
 mod counters;
 pub mod netns;
 pub mod shared;
@@ -114,6 +115,20 @@ pub trait Port: Send {
 
     /// Hands over at most 64 frames in order and notifies the peer once. Not running: consumes none.
     fn transmit(&mut self, frames: &[TxFrame<'_>]) -> TxReport;
+
+    /// The same for a sender that can wait, such as a guest. A port whose peer lacks room for
+    /// a while only keeps what found none, up to a bound, and sends it before anything else; until
+    /// then [`Port::is_held_up`], and the sender's other frames should stay where they are. By
+    /// default nothing is kept.
+    fn transmit_or_keep(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
+        self.transmit(frames)
+    }
+
+    /// Whether kept frames wait for room still; tries to send them. Nobody is notified when
+    /// there is room.
+    fn is_held_up(&mut self) -> bool {
+        false
+    }
 
     /// Asks for a notification at the next frame to receive.
     fn arm(&mut self) -> Armed;

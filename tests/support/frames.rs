@@ -36,6 +36,14 @@ impl RawSocket {
             .unwrap_or_else(|error| panic!("raw socket on {interface}: {error}"))
     }
 
+    /// From now on every frame has a virtio-net header of 10 bytes in front, both ways: so
+    /// it may be unfinished.
+    pub fn with_headers(self) -> Self {
+        let on: libc::c_int = 1;
+        set(&self.0, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &on).unwrap();
+        self
+    }
+
     /// Sends a frame as it is.
     pub fn send(&self, frame: &[u8]) {
         // SAFETY: the pointer and the length are those of one slice, only read.

@@ -23,6 +23,7 @@ pub mod hugepages;
 pub mod netns;
 pub mod ovs;
 pub mod process;
+pub mod refuse;
 pub mod router;
 pub mod shunt;
 pub mod tcp;

@@ -95,6 +95,7 @@ fn a_good_file_is_read_as_written() {
         name: "tap-lan".to_owned(),
         netns: Some("blue".to_owned()),
         queues: None,
+        send_buffer: None,
     };
     assert_eq!(lan.uplink, tap);
     let peer = UplinkConfig::VhostUser {
@@ -281,6 +282,7 @@ fn names_are_plain_and_short() {
         refused_at(10, line, "is no name");
     }
     refused_at(16, "name = 'sixteen-letters-'", "1 to 15 printable");
+    refused_at(16, "send-buffer = 100", "give 4096 to 2147483647");
     refused_at(16, "name = 'tap%d'", "1 to 15 printable");
     refused_at(17, "netns = '../x'", "`ip netns list`");
 }

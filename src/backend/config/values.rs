@@ -151,6 +151,8 @@ pub(super) struct RawUplink {
     netns: Option<String>,
     #[serde(default, deserialize_with = "queues")]
     queues: Option<u16>,
+    #[serde(default, deserialize_with = "send_buffer")]
+    send_buffer: Option<u32>,
     #[serde(default, deserialize_with = "some_socket")]
     socket: Option<PathBuf>,
     mode: Option<RawMode>,
@@ -204,7 +206,7 @@ impl TryFrom<RawUplink> for UplinkConfig {
         let kind = raw.kind;
         let missing = |key: &str| format!("an uplink of type {kind} needs the key `{key}`");
         let own: &[&str] = match kind {
-            UplinkType::Tap => &["name", "netns", "queues"],
+            UplinkType::Tap => &["name", "netns", "queues", "send-buffer"],
             UplinkType::VhostUser => &["socket", "mode"],
             UplinkType::Xdp => &["interface", "netns", "queues", "mode"],
             UplinkType::Shared => &["device", "vlan", "extra-macs"],
@@ -216,6 +218,7 @@ impl TryFrom<RawUplink> for UplinkConfig {
             ("interface", raw.interface.is_some()),
             ("netns", raw.netns.is_some()),
             ("queues", raw.queues.is_some()),
+            ("send-buffer", raw.send_buffer.is_some()),
             ("device", raw.device.is_some()),
             ("vlan", raw.vlan.is_some()),
             ("extra-macs", raw.extra_macs.is_some()),
@@ -231,6 +234,7 @@ impl TryFrom<RawUplink> for UplinkConfig {
                 name: raw.name.ok_or_else(|| missing("name"))?,
                 netns: raw.netns,
                 queues: raw.queues,
+                send_buffer: raw.send_buffer,
             }),
             UplinkType::VhostUser => Ok(Self::VhostUser {
                 socket: raw.socket.ok_or_else(|| missing("socket"))?,
@@ -275,6 +279,10 @@ fn netns_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::E
         return Ok(Some(name));
     }
     Err(D::Error::custom(netns::NetnsError::InvalidName(name)))
+}
+
+fn send_buffer<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within::<_, u32, 4096, 2_147_483_647>(from).map(Some)
 }
 
 fn queues<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {

@@ -5,5 +5,6 @@ mod coming_and_going;
 mod fairness;
 mod forward;
 mod hand_over;
+mod held_up;
 mod waiting;
 mod world;

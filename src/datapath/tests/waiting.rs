@@ -146,3 +146,33 @@ fn polling_in_vain_is_paid_for_by_who_is_polled() {
     }
     drop(worker);
 }
+
+#[test]
+fn a_guest_goes_on_when_its_full_uplink_has_room_although_nobody_tells() {
+    for polling in [Polling::Adaptive, Polling::Busy, Polling::Interrupt] {
+        let (worker, elements) = start(polling, 1);
+        let Line { uplink, guest } = &elements[0].line;
+        uplink.set_keeps();
+        for round in 0..20 {
+            uplink.set_room(1);
+            (0..300).for_each(|number| guest.send(&datagram(number), Offload::default()));
+            let mut came = Vec::new();
+            let sent = now();
+            while came.len() < 300 {
+                assert!(
+                    sent.elapsed() < SOON,
+                    "{} came in round {round}",
+                    came.len()
+                );
+                came.extend(uplink.take());
+                if sent.elapsed() > Duration::from_millis(3) {
+                    uplink.set_room(usize::MAX);
+                }
+                std::thread::yield_now();
+            }
+            let expected = (0..300).map(datagram);
+            assert!(came.into_iter().map(|frame| frame.data).eq(expected));
+        }
+        assert!(worker.is_alive());
+    }
+}

@@ -1,8 +1,9 @@
 //! A tap: the host's own network stack as a device.
 //!
-//! *Promises*: one [`Port`] per queue; frames cross with their virtio-net header, so a
-//! partial checksum or a segment train is cut only when the other side cannot take it
-//! ([`Device::set_far_side`]). An interface that is set down, or removed, costs its
+//! *Promises*: one [`Port`] per queue, and a flow from the host stays in one queue; frames
+//! cross with their virtio-net header, so a partial checksum or a segment train is cut only when
+//! the other side cannot take it ([`Device::set_far_side`]). A full one makes a sender wait that
+//! can, and takes nothing newer meanwhile. An interface that is set down, or removed, costs its
 //! frames (counted) and nothing else; down ends by itself when it is set up again.
 //! *Refuses*: devices of another kind or mode, and devices that another process holds,
 //! at [`open()`]; frames that were cut short or whose header lies are discarded, counted.
@@ -28,9 +29,11 @@ use super::{Device, DeviceStatus, Port, QueueStatus};
 use crate::packet::{PeerOffloads, vnet_hdr};
 
 mod batch;
+mod held;
 mod link;
 mod open;
 mod port;
+mod steering;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -68,6 +71,10 @@ pub struct TapConfig {
     /// L3 MTU in bytes, 68 to [`MTU_MAX`], for a device that Shunt creates; the kernel's
     /// 1500 if absent. An existing device keeps its own.
     pub mtu: Option<u16>,
+    /// How many bytes of written frames, with the kernel's own of them, the host may have in
+    /// work, held by a queueing discipline, say, before the tap is full. Absent, it never is: what
+    /// the host has no room for it drops, and each small frame costs it less.
+    pub send_buffer: Option<u32>,
 }
 
 /// Why a tap could not be opened.
@@ -265,6 +272,8 @@ struct Shared {
     control: UnixDatagram,
     /// Whether this kernel's taps know UDP segmentation (Linux 6.2).
     uso: bool,
+    /// Whether the kernel takes only so many bytes before some have gone on.
+    fills_up: bool,
     /// The device was dropped: ports stand still.
     closed: AtomicBool,
 }

@@ -18,6 +18,7 @@ use libc::c_int;
 use super::super::netns;
 use super::link::{self, Link};
 use super::port::TapPort;
+use super::steering;
 use super::sys::{self, IfName};
 use super::{
     MTU_MAX, Opened, Port, QUEUES_MAX, Queue, Shared, State, Tap, TapConfig, TapError, VNET_HEADER,
@@ -28,9 +29,10 @@ use crate::packet::PeerOffloads;
 /// and a port for each queue, in order.
 ///
 /// A device that is created here is set up, has the MTU of `config`, and ends with its
-/// ports. An existing one keeps its state and MTU. Nothing is left undone in frames until
-/// [`Device::set_far_side`](super::super::Device::set_far_side) says what the other side takes. The calling thread stays in
-/// its network namespace.
+/// ports. An existing one keeps its state and MTU. With several queues the kernel keeps each
+/// flow in one; if it refuses to, there is one port only, and a warning. Nothing is left
+/// undone in frames until [`Device::set_far_side`](super::super::Device::set_far_side) says
+/// what the other side takes. The calling thread stays in its network namespace.
 ///
 /// # Errors
 /// See [`TapError`]; each says what to do.
@@ -107,6 +109,7 @@ impl<'a> Plan<'a> {
             if_name: self.if_name,
             control,
             uso,
+            fills_up: self.config.send_buffer.is_some(),
             closed: AtomicBool::new(false),
         };
         let queues = files.into_iter().map(|file| Queue::new(file, state));
@@ -166,10 +169,29 @@ impl<'a> Plan<'a> {
                     command: self.create_anew(),
                 });
             }
+            let steered = queues == 1 || number > 0 || self.steer(&tun);
             files.push(tun);
+            if !steered {
+                break;
+            }
         }
         self.check_sole_holder(multi_queue)?;
         Ok(files)
+    }
+
+    /// Pins flows to queues before there is a second one. Without that a flow's frames may
+    /// overtake each other, so there is none then.
+    fn steer(&self, tun: &File) -> bool {
+        let Err(error) = steering::pin(tun) else {
+            return true;
+        };
+        log::warn!(
+            "tap {}: one queue instead of {}, since the kernel refuses the program that keeps \
+             a flow in its queue ({error}): run shunt as root or with CAP_BPF, or ask for one",
+            self.config.name,
+            self.config.queues,
+        );
+        false
     }
 
     /// With several queues the kernel lets any number of processes share a device, and
@@ -191,9 +213,9 @@ impl<'a> Plan<'a> {
             .map_err(|source| self.failed("set the virtio-net header's length", source))?;
         sys::set_little_endian(tun)
             .map_err(|source| self.failed("make the virtio-net header little-endian", source))?;
-        // The kernel's own default; a smaller one of an earlier user would stop writes
-        // without an event when there is room again.
-        sys::set_send_buffer(tun, c_int::MAX)
+        // The kernel's integer is signed; 2 GiB are as good as no bound.
+        let room = self.config.send_buffer.unwrap_or(u32::MAX);
+        sys::set_send_buffer(tun, c_int::try_from(room).unwrap_or(c_int::MAX))
             .map_err(|source| self.failed("set the send buffer", source))?;
         let probe = PeerOffloads {
             checksum: true,

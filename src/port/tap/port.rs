@@ -1,7 +1,9 @@
 //! One queue of a tap, as its worker sees it.
 //!
-//! *Promises*: a receive without a frame costs one read; a failed frame is counted and
-//! the next one tried, at most [`Burst::FRAMES_MAX`] calls to the kernel in either direction.
+//! *Promises*: with io_uring, a look at a queue that was empty and still is costs no system
+//! call, without it one read; frames leave in order, those of a sender that waits before any
+//! newer; a failed frame is counted and the next one tried, at most [`Burst::FRAMES_MAX`] calls
+//! to the kernel in either direction.
 //! *Refuses*: nothing is sent to a removed device (frames stay unconsumed); to one that
 //! is set down frames are discarded after one failed write a burst.
 //! *Caller's duty*: as the parent module says.
@@ -13,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::{Armed, Poller, Port, TxReport};
-use super::batch::{self, Batch};
+use super::batch::{self, Batch, Watch};
+use super::held::Held;
 use super::{Queue, Shared, State, VNET_HEADER};
 use crate::packet::vnet_hdr::{self, Sender};
 use crate::packet::{Burst, FRAME_MAX, Offload, PeerOffloads, TxFrame};
@@ -32,6 +35,8 @@ pub(super) struct TapPort {
     /// new edge, so sleeping needs no further look.
     drained: bool,
     appetite: Appetite,
+    watch: Watch,
+    held: Held,
 }
 
 /// How many reads are tried at once. A read in vain costs a little, a further system call
@@ -46,10 +51,12 @@ impl Appetite {
     /// Bytes of one burst that stay in the cache.
     const BYTES_MAX: usize = 4 * FRAME_MAX;
 
-    fn tries(&self) -> usize {
+    /// How many, at most `room`, and whether they will probably leave none.
+    fn tries(&self, room: usize) -> (usize, bool) {
         let likely = 2 * self.had + 2;
         let fitting = Self::BYTES_MAX / self.longest.max(1);
-        likely.min(fitting).clamp(1, batch::FRAMES_MAX)
+        let most = fitting.clamp(1, room);
+        (likely.min(most), likely <= most)
     }
 
     fn had(&mut self, frames: usize, longest: usize) {
@@ -142,6 +149,8 @@ impl TapPort {
             poller: None,
             drained: false,
             appetite: Appetite::default(),
+            watch: Watch::default(),
+            held: Held::default(),
         }
     }
 
@@ -185,10 +194,11 @@ impl TapPort {
         let mut first = 0;
         let mut more = true;
         while more && first < batch::FRAMES_MAX && tally.bytes < Appetite::BYTES_MAX as u64 {
-            let tries = self.appetite.tries().min(batch::FRAMES_MAX - first);
+            let (tries, all) = self.appetite.tries(batch::FRAMES_MAX - first);
             let before = tally.frames;
             let spaces = burst.spread(VNET_HEADER).skip(first).take(tries);
-            let results = batch.read(&self.queue.file, spaces);
+            let watch = all.then_some(&mut self.watch);
+            let results = batch.read(&self.queue.file, spaces, watch);
             let mut longest = 0;
             for (place, result) in (first..).zip(results) {
                 // Frames behind an empty read came meanwhile: what the last one found counts.
@@ -209,6 +219,10 @@ impl TapPort {
                     Err(_) => Outcome::of(&io::Error::from_raw_os_error(-result)),
                 };
                 more &= !self.read_ends(&outcome, tally);
+            }
+            if batch.is_set(&self.watch) {
+                self.drained = true;
+                more = false;
             }
             self.appetite.had((tally.frames - before) as usize, longest);
             first += tries;
@@ -233,6 +247,34 @@ impl TapPort {
             Outcome::Interrupted => {}
         }
         true
+    }
+
+    /// Sends what is held; whether nothing is any more.
+    fn catch_up(&mut self) -> bool {
+        if self.held.is_empty() {
+            return true;
+        }
+        let mut held = std::mem::take(&mut self.held);
+        while !held.is_empty() && held.offer(|frames| self.send(frames).consumed) > 0 {}
+        self.held = held;
+        self.held.is_empty()
+    }
+
+    /// Sends frames until one finds no room.
+    fn send(&self, frames: &[TxFrame<'_>]) -> TxReport {
+        let mut tally = Tally::default();
+        let many = |batch: &mut Batch| self.write_many(batch, frames, &mut tally);
+        let report = match frames {
+            // One by itself gains nothing by a ring; and of several begun at once the second
+            // may find room that the first did not.
+            [_] => None,
+            _ if self.shared.fills_up => None,
+            _ => batch::with(many),
+        };
+        let report = report.unwrap_or_else(|| self.write_each(frames, &mut tally));
+        let queue = &self.queue;
+        tally.add_to(&queue.tx_frames, &queue.tx_bytes, &queue.tx_discarded);
+        report
     }
 
     fn write_one(&self, frame: &TxFrame<'_>) -> Outcome {
@@ -354,7 +396,7 @@ impl Port for TapPort {
     }
 
     fn receive(&mut self, burst: &mut Burst) -> usize {
-        self.drained = !self.is_open();
+        self.drained = !self.is_open() || batch::is_quiet(&self.watch);
         if self.drained {
             return 0;
         }
@@ -374,20 +416,23 @@ impl Port for TapPort {
     }
 
     fn transmit(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
-        if !self.is_open() || frames.is_empty() {
+        if !self.is_open() || frames.is_empty() || !self.catch_up() {
             return TxReport::default();
         }
-        let mut tally = Tally::default();
-        let many = |batch: &mut Batch| self.write_many(batch, frames, &mut tally);
-        let report = match frames {
-            // One by itself gains nothing by a ring.
-            [_] => None,
-            _ => batch::with(many),
-        };
-        let report = report.unwrap_or_else(|| self.write_each(frames, &mut tally));
-        let queue = &self.queue;
-        tally.add_to(&queue.tx_frames, &queue.tx_bytes, &queue.tx_discarded);
+        self.send(frames)
+    }
+
+    fn transmit_or_keep(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
+        let mut report = self.transmit(frames);
+        if self.is_open() {
+            let rest = frames[report.consumed..].iter();
+            report.consumed += rest.take_while(|frame| self.held.keep(frame)).count();
+        }
         report
+    }
+
+    fn is_held_up(&mut self) -> bool {
+        self.is_open() && !self.catch_up()
     }
 
     fn arm(&mut self) -> Armed {
@@ -403,6 +448,7 @@ impl Port for TapPort {
 
 impl Drop for TapPort {
     fn drop(&mut self) {
+        batch::unwatch(&self.watch);
         if let Some(poller) = &self.poller {
             // The worker may be ending too, its epoll with it: then there is nothing to undo.
             let _ = poller.remove(self.queue.file.as_raw_fd());

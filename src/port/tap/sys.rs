@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 
 use libc::{c_int, c_uint, c_ulong};
@@ -96,31 +96,37 @@ pub(super) fn set_mtu(control: &UnixDatagram, name: &IfName, mtu: u16) -> io::Re
     ioctl_ifreq(control, libc::SIOCSIFMTU, &mut request)
 }
 
-/// Sets how many bytes the host may have in work before a write finds no room
-/// (TUNSETSNDBUF).
-pub(super) fn set_send_buffer(tun: &File, bytes: c_int) -> io::Result<()> {
-    ioctl_int(tun, libc::TUNSETSNDBUF, bytes)
+/// Sets how many bytes the host may have in work before a write finds no room, for all queues
+/// attached (TUNSETSNDBUF).
+pub(super) fn set_send_buffer(tun: &File, mut bytes: c_int) -> io::Result<()> {
+    ioctl_int(tun, libc::TUNSETSNDBUF, &mut bytes)
 }
 
-/// An `ioctl` that reads one `int`.
-fn ioctl_int(tun: &File, request: c_ulong, value: c_int) -> io::Result<()> {
-    // SAFETY: the callers below pass requests whose argument is a pointer to an int;
-    // `value` is one that lives through the call.
-    let result = unsafe { libc::ioctl(tun.as_raw_fd(), request, std::ptr::from_ref(&value)) };
+/// An `ioctl` that reads or writes one `int`.
+fn ioctl_int(tun: &File, request: c_ulong, value: &mut c_int) -> io::Result<()> {
+    // SAFETY: the callers here pass requests whose argument is a pointer to an int;
+    // `value` is a valid, exclusively borrowed one for the whole call.
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), request, std::ptr::from_mut(value)) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
+/// Has the program choose the queue of each frame to be read (TUNSETSTEERINGEBPF); the device
+/// holds it from now on.
+pub(super) fn set_steering(tun: &File, mut program: RawFd) -> io::Result<()> {
+    ioctl_int(tun, libc::TUNSETSTEERINGEBPF, &mut program)
+}
+
 /// Sets the length of the virtio-net header (TUNSETVNETHDRSZ).
-pub(super) fn set_header_len(tun: &File, bytes: c_int) -> io::Result<()> {
-    ioctl_int(tun, libc::TUNSETVNETHDRSZ, bytes)
+pub(super) fn set_header_len(tun: &File, mut bytes: c_int) -> io::Result<()> {
+    ioctl_int(tun, libc::TUNSETVNETHDRSZ, &mut bytes)
 }
 
 /// Makes the virtio-net header little-endian on every host (TUNSETVNETLE).
 pub(super) fn set_little_endian(tun: &File) -> io::Result<()> {
-    ioctl_int(tun, libc::TUNSETVNETLE, 1)
+    ioctl_int(tun, libc::TUNSETVNETLE, &mut 1)
 }
 
 /// Says what frames read may leave undone, as `TUN_F_` bits (TUNSETOFFLOAD).

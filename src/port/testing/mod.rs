@@ -32,6 +32,15 @@ pub struct Loose {
     pub offload: Offload,
 }
 
+impl Loose {
+    fn new(frame: &TxFrame<'_>) -> Self {
+        Self {
+            data: frame.data.to_vec(),
+            offload: frame.offload,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Line {
     toward_port: VecDeque<Loose>,
@@ -39,9 +48,21 @@ struct Line {
     running: bool,
     peer: PeerOffloads,
     room: usize,
+    /// Whether frames that find no room are kept, and which are.
+    keeps: bool,
+    kept: VecDeque<Loose>,
     frame_max: usize,
     armed: bool,
     transmits: usize,
+}
+
+impl Line {
+    /// What was kept goes first.
+    fn catch_up(&mut self) {
+        let fitting = self.room.min(self.kept.len());
+        self.room -= fitting;
+        self.from_port.extend(self.kept.drain(..fitting));
+    }
 }
 
 /// The far end of a [`TestPort`].
@@ -66,6 +87,8 @@ pub fn port(peer: PeerOffloads) -> (TestPort, FarEnd) {
         running: true,
         peer,
         room: usize::MAX,
+        keeps: false,
+        kept: VecDeque::new(),
         frame_max: usize::MAX,
         armed: false,
         transmits: 0,
@@ -120,6 +143,16 @@ impl FarEnd {
         self.line.lock().unwrap().room = frames;
     }
 
+    /// Has the port keep frames of a sender that waits while it is full.
+    pub fn set_keeps(&self) {
+        self.line.lock().unwrap().keeps = true;
+    }
+
+    /// How many frames the port has yet to receive.
+    pub fn unreceived(&self) -> usize {
+        self.line.lock().unwrap().toward_port.len()
+    }
+
     /// The longest frame the peer's buffers hold.
     pub fn set_frame_max(&self, bytes: usize) {
         self.line.lock().unwrap().frame_max = bytes;
@@ -152,11 +185,29 @@ impl Port for TestPort {
         count
     }
 
+    fn transmit_or_keep(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
+        let mut report = self.transmit(frames);
+        let mut line = self.line.lock().unwrap();
+        if line.running && line.keeps {
+            let rest = &frames[report.consumed..];
+            line.kept.extend(rest.iter().map(Loose::new));
+            report.consumed = frames.len();
+        }
+        report
+    }
+
+    fn is_held_up(&mut self) -> bool {
+        let mut line = self.line.lock().unwrap();
+        line.catch_up();
+        !line.kept.is_empty()
+    }
+
     fn transmit(&mut self, frames: &[TxFrame<'_>]) -> TxReport {
         let mut line = self.line.lock().unwrap();
         line.transmits += 1;
         let mut report = TxReport::default();
-        if !line.running {
+        line.catch_up();
+        if !line.running || !line.kept.is_empty() {
             return report;
         }
         for (place, frame) in frames.iter().enumerate() {
@@ -166,10 +217,7 @@ impl Port for TestPort {
                 break;
             } else {
                 line.room -= 1;
-                line.from_port.push(Loose {
-                    data: frame.data.to_vec(),
-                    offload: frame.offload,
-                });
+                line.from_port.push(Loose::new(frame));
             }
             report.consumed += 1;
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::super::netns;
+use super::super::{bpf, netns};
 use super::port::XdpPort;
 use super::rings::{Chunk, Rings};
 use super::sys::{self, IfName, Place};
@@ -208,7 +208,7 @@ impl<'a> Plan<'a> {
         // Frames to an address that the element has too are the element's.
         let own = Some(interface.mac).filter(|mac| *mac != self.config.mac);
         let code = program::assemble(std::os::fd::AsRawFd::as_raw_fd(&map), own);
-        let program = sys::load_program(&code, program::LICENSE)
+        let program = bpf::load(bpf::Kind::Xdp, &code)
             .map_err(|source| self.failed("load the XDP program", source))?;
         let membership = sys::listen_to_all(interface.index)
             .map_err(|source| self.failed("make it promiscuous", source))?;

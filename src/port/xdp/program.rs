@@ -11,21 +11,8 @@
 
 use std::os::fd::RawFd;
 
+use super::super::bpf::{EXIT, Instruction, add, copy, instruction, set};
 use crate::packet::MacAddr;
-
-/// What the program needs of the kernel: none of its functions asks for the GPL.
-pub(super) const LICENSE: &std::ffi::CStr = c"Apache-2.0";
-
-/// One instruction in the kernel's layout (RFC 9669 section 3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(C)]
-pub(super) struct Instruction {
-    opcode: u8,
-    /// Destination in the low four bits, source in the high four.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
 
 /// XDP actions (`enum xdp_action`).
 const XDP_DROP: i32 = 1;
@@ -39,15 +26,6 @@ const RX_QUEUE_INDEX: i16 = 16;
 /// `bpf_redirect_map(map, key, flags)`; the flags' low bits are the action for an empty place.
 const REDIRECT_MAP: i32 = 51;
 
-const fn instruction(opcode: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction {
-        opcode,
-        registers: src << 4 | dst,
-        offset,
-        immediate,
-    }
-}
-
 /// `dst = *(u32 *)(src + offset)`
 const fn load32(dst: u8, src: u8, offset: i16) -> Instruction {
     instruction(0x61, dst, src, offset, 0)
@@ -56,21 +34,6 @@ const fn load32(dst: u8, src: u8, offset: i16) -> Instruction {
 /// `dst = *(u16 *)(src + offset)`
 const fn load16(dst: u8, src: u8, offset: i16) -> Instruction {
     instruction(0x69, dst, src, offset, 0)
-}
-
-/// `dst = src`
-const fn copy(dst: u8, src: u8) -> Instruction {
-    instruction(0xbf, dst, src, 0, 0)
-}
-
-/// `dst = value`
-const fn set(dst: u8, value: i32) -> Instruction {
-    instruction(0xb7, dst, 0, 0, value)
-}
-
-/// `dst += value`
-const fn add(dst: u8, value: i32) -> Instruction {
-    instruction(0x07, dst, 0, 0, value)
 }
 
 /// `if dst > src goto +offset`
@@ -86,8 +49,6 @@ const fn jump_if_other32(dst: u8, value: i32, offset: i16) -> Instruction {
 const fn call(function: i32) -> Instruction {
     instruction(0x85, 0, 0, 0, function)
 }
-
-const EXIT: Instruction = instruction(0x95, 0, 0, 0, 0);
 
 /// Ethernet header in bytes: no frame is shorter, but the kernel's verifier wants to be told.
 const ETHERNET: i32 = 14;

@@ -9,10 +9,8 @@
 //! *Standard*: bpf(2), netdevice(7), packet(7), the kernel's
 //! Documentation/networking/af_xdp.rst, include/uapi/linux/{bpf,ethtool,if_xdp}.h.
 //!
-//! Four bpf(2) commands do not need a loader for object files (`aya`), still less a C
-//! library (`xsk-rs` builds libxdp): the program is in [`super::program`].
+//! The program is in [`super::program`], its way into the kernel in [`super::super::bpf`].
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
@@ -20,75 +18,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_ulong, c_void};
 
-use super::program::Instruction;
+use super::super::bpf::{Attr, bpf, bpf_fd};
 use crate::packet::MacAddr;
-
-/// Bytes of `union bpf_attr` that any command here fills.
-const ATTR: usize = 64;
-
-/// A command's argument: zero but for the fields that are set. The kernel takes the rest
-/// of its own, longer union as zero.
-#[repr(C, align(8))]
-struct Attr([u8; ATTR]);
-
-impl Attr {
-    fn new() -> Self {
-        Self([0; ATTR])
-    }
-
-    fn with_u32(mut self, at: usize, value: u32) -> Self {
-        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        self
-    }
-
-    fn with_fd(self, at: usize, fd: RawFd) -> Self {
-        self.with_u32(at, fd as u32)
-    }
-
-    /// The address of something that the caller keeps alive over the call.
-    fn with_pointer<T>(mut self, at: usize, pointer: *const T) -> Self {
-        let address = pointer.addr() as u64;
-        // The kernel only reads behind it; whoever reads this sees the exposure.
-        let _ = pointer.expose_provenance();
-        self.0[at..at + 8].copy_from_slice(&address.to_ne_bytes());
-        self
-    }
-}
 
 const BPF_MAP_CREATE: c_int = 0;
 const BPF_MAP_UPDATE_ELEM: c_int = 2;
-const BPF_PROG_LOAD: c_int = 5;
 const BPF_LINK_CREATE: c_int = 28;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
-const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-
-fn bpf(command: c_int, attr: &Attr) -> io::Result<c_int> {
-    // SAFETY: the attribute is initialised, lives through the call, and its length goes
-    // with it; every pointer in it is to memory that the callers below borrow until the
-    // call is over, as long as the command takes it to be.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            c_ulong::from(command as u32),
-            std::ptr::from_ref(attr),
-            ATTR as c_ulong,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result as c_int)
-    }
-}
-
-fn bpf_fd(command: c_int, attr: &Attr) -> io::Result<OwnedFd> {
-    let fd = bpf(command, attr)?;
-    // SAFETY: the commands this is used for answer with a descriptor, made for us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
 
 /// A map from receive queue to AF_XDP socket.
 pub(super) fn socket_map(queues: u32) -> io::Result<OwnedFd> {
@@ -107,16 +46,6 @@ pub(super) fn set_socket(map: &OwnedFd, queue: u32, socket: RawFd) -> io::Result
         .with_pointer(8, &raw const queue)
         .with_pointer(16, &raw const socket);
     bpf(BPF_MAP_UPDATE_ELEM, &attr).map(drop)
-}
-
-/// Has the kernel verify and compile a program.
-pub(super) fn load_program(program: &[Instruction], license: &CStr) -> io::Result<OwnedFd> {
-    let attr = Attr::new()
-        .with_u32(0, BPF_PROG_TYPE_XDP)
-        .with_u32(4, program.len() as u32)
-        .with_pointer(8, program.as_ptr())
-        .with_pointer(16, license.as_ptr());
-    bpf_fd(BPF_PROG_LOAD, &attr)
 }
 
 /// In which of the kernel's two places a program runs.

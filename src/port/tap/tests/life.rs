@@ -41,22 +41,6 @@ fn a_port_with_frames_left_does_not_sleep() {
     assert_eq!(port.arm(), Armed::Asleep);
 }
 
-/// A port on one end of a datagram pair: the other end plays the driver.
-fn port_of_a_pair() -> (Arc<Queue>, TapPort, UnixDatagram) {
-    let (ours, theirs) = UnixDatagram::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    let shared = Shared {
-        name: "pair".to_owned(),
-        if_name: super::super::sys::IfName::new("pair").unwrap(),
-        control: UnixDatagram::unbound().unwrap(),
-        uso: false,
-        closed: AtomicBool::new(false),
-    };
-    let queue = Arc::new(Queue::new(OwnedFd::from(ours).into(), State::Running));
-    let port = TapPort::new(Arc::new(shared), Arc::clone(&queue));
-    (queue, port, theirs)
-}
-
 #[test]
 fn frames_cut_short_or_with_a_lying_header_are_discarded_and_the_rest_arrive() {
     let (queue, mut port, driver) = port_of_a_pair();

@@ -201,6 +201,7 @@ fn settings_out_of_range_are_refused_before_anything_is_made() {
         netns: Some("shunt-no-such-netns".to_owned()),
         queues: 1,
         mtu: None,
+        send_buffer: None,
     };
     for name in [
         "",

@@ -1,5 +1,6 @@
 //! Namespaces, the kernel's side of a tap, and frames, for the tests.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -61,12 +62,13 @@ impl Netns {
             netns: Some(self.0.clone()),
             queues,
             mtu: None,
+            send_buffer: None,
         }
     }
 
     /// A socket that sends and receives whole frames on `tap0`, as the host would.
     pub(super) fn host(&self) -> Host {
-        self.run(Host::new)
+        self.run(|| Host::on(c"tap0"))
     }
 
     /// `tap0` with an address, and a UDP socket on it.
@@ -100,13 +102,13 @@ fn run(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).status().unwrap().success()
 }
 
-/// A packet socket bound to `tap0`, with virtio-net headers.
+/// A packet socket bound to a device, with virtio-net headers.
 pub(super) struct Host(File);
 
 impl Host {
     const PACKET_VNET_HDR: libc::c_int = 15;
 
-    fn new() -> Self {
+    pub(super) fn on(device: &CStr) -> Self {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: integers only.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(protocol)) };
@@ -114,7 +116,7 @@ impl Host {
         // SAFETY: made above, owned by nobody else.
         let socket = unsafe { File::from_raw_fd(fd) };
         // SAFETY: the name ends in NUL.
-        let index = unsafe { libc::if_nametoindex(c"tap0".as_ptr()) };
+        let index = unsafe { libc::if_nametoindex(device.as_ptr()) };
         assert!(index > 0);
         let on: libc::c_int = 1;
         let wait = libc::timeval {
@@ -142,7 +144,7 @@ impl Host {
         Self(socket)
     }
 
-    /// Sends a finished frame out of `tap0`.
+    /// Sends a finished frame out of the device.
     pub(super) fn send(&self, frame: &[u8]) {
         self.send_with([0; 10], frame);
     }
@@ -153,7 +155,7 @@ impl Host {
         assert_eq!((&self.0).write(&message).unwrap(), message.len());
     }
 
-    /// The next frame that came in over `tap0`, or went out, that starts as `start` says.
+    /// The next frame that came in over the device, or went out, that starts as `start` says.
     pub(super) fn recv_starting(&self, start: &[u8]) -> Vec<u8> {
         let mut message = vec![0; 70_000];
         loop {
