@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-RUST_MIN := 1.88
+RUST_MIN := 1.89
 PYANG := target/pyang/bin/pyang
 PYANG_VERSION := 2.7.1
 SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run

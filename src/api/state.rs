@@ -198,7 +198,7 @@ pub struct SessionReport {
 
 impl SessionStatus {
     /// The status that `view` shows.
-    pub fn new(view: &SessionView<'_>) -> Self {
+    pub fn new(view: &SessionView) -> Self {
         let [original, reply] = &view.directions;
         let number = |value: u128| u32::try_from(value).unwrap_or(u32::MAX);
         Self {
@@ -223,9 +223,9 @@ impl SessionReport {
     ///
     /// # Errors
     /// The session was not asked for through this model.
-    pub fn new(view: &SessionView<'_>, vnics: &dyn VnicNames) -> Result<Self, NotInModel> {
+    pub fn new(view: &SessionView, vnics: &dyn VnicNames) -> Result<Self, NotInModel> {
         Ok(Self {
-            session: from_request(view.request, vnics)?,
+            session: from_request(&view.request, vnics)?,
             status: SessionStatus::new(view),
         })
     }

@@ -240,7 +240,7 @@ impl Control for Backend {
     }
 }
 
-fn report(view: &SessionView<'_>, names: &Names) -> Result<SessionReport, ApiError> {
+fn report(view: &SessionView, names: &Names) -> Result<SessionReport, ApiError> {
     SessionReport::new(view, names).map_err(|error| ApiError::failed(error.to_string()))
 }
 

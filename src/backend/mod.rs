@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::socket::{ControlSocket, SocketError};
-use crate::flow::table_memory_bytes;
+use crate::flow::{book_memory_bytes, table_memory_bytes};
 use config::{Config, ConfigError, check_memory};
 pub use open::DeviceError;
 pub use plan::NeedsRestart;
@@ -104,11 +104,13 @@ fn load(path: &Path) -> Result<Config, BackendError> {
     Ok(config)
 }
 
-/// What a table takes for each session of its quota.
+/// What table and book take for each session of a quota, if all are IPv6's.
 fn bytes_per_session() -> u64 {
     let flows = 1 << 20;
-    let bytes = table_memory_bytes(flows) * u64::from(open::FLOWS_A_SESSION);
-    bytes.div_ceil(u64::from(flows))
+    let sessions = flows / open::FLOWS_A_SESSION;
+    let (narrow, wide) = table_memory_bytes(flows);
+    let bytes = narrow + wide + book_memory_bytes(sessions);
+    bytes.div_ceil(u64::from(sessions))
 }
 
 /// An error and what caused it, in one line.

@@ -147,8 +147,7 @@ impl Pipe {
         ingoing: Ingoing,
     ) -> Option<Behind> {
         let exact = flow
-            .spec()
-            .rewrite
+            .rewrite()
             .matches(bench.burst.frame(index).data, parsed);
         let sent = self.hand_over.guest_sent(
             flow,
@@ -287,7 +286,7 @@ impl Pipe {
         bench: &mut Bench,
         now: Moment,
     ) -> usize {
-        let egress = usize::from(flow.spec().egress.0);
+        let egress = usize::from(flow.egress().0);
         let mut parked = self.parking.take(flow.id());
         let mut rest = &*parked.make_contiguous();
         while !rest.is_empty() {
@@ -330,8 +329,7 @@ impl Pipe {
         parked: &[Parked],
         bench: &mut Bench,
     ) -> (usize, usize) {
-        let (dst_mac, src_mac) = flow.macs();
-        let spec = flow.spec();
+        let vnic = flow.key().vnic();
         bench.released.clear();
         for (ready, one) in parked.iter().enumerate() {
             let frame = one.frame();
@@ -339,11 +337,10 @@ impl Pipe {
                 return (ready, ready);
             }
             // What was parked had a key, so it parses again.
-            let rewritten =
-                parse(frame.data, &frame.offload, spec.key.vnic()).is_ok_and(|parsed| {
-                    let mut frame = bench.released.frame_mut(ready);
-                    spec.rewrite.apply(&mut frame, &parsed, dst_mac, src_mac)
-                });
+            let rewritten = parse(frame.data, &frame.offload, vnic).is_ok_and(|parsed| {
+                let mut frame = bench.released.frame_mut(ready);
+                flow.rewrite_frame(&mut frame, &parsed)
+            });
             if !rewritten {
                 self.counters.lose(DropReason::ParkedLost, one.wire);
                 return (ready, ready + 1);

@@ -129,10 +129,7 @@ fn rewrite<'p>(fate: Fate<'p>, sorted: &Sorted, index: usize, bench: &mut Bench)
     let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) else {
         return fate;
     };
-    let (dst_mac, src_mac) = flow.macs();
-    let mut frame = bench.burst.frame_mut(index);
-    let rewrite = &flow.spec().rewrite;
-    if rewrite.apply(&mut frame, parsed, dst_mac, src_mac) {
+    if flow.rewrite_frame(&mut bench.burst.frame_mut(index), parsed) {
         fate
     } else {
         Fate::Punt(PuntReason::Malformed)
@@ -166,8 +163,7 @@ impl Pipe {
                 Fate::Punt(PuntReason::OtherMac)
             };
         };
-        let spec = flow.spec();
-        if dst_mac != spec.ingress_mac {
+        if dst_mac != flow.ingress_mac() {
             return Fate::Punt(PuntReason::OtherMac);
         }
         if let Some(reason) = parsed.control(frame.data) {
@@ -190,7 +186,7 @@ impl Pipe {
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
             (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
-            (None, _) if self.can_reach(spec.egress, sorted) => fate,
+            (None, _) if self.can_reach(flow.egress(), sorted) => fate,
             (None, _) => Fate::Punt(PuntReason::EgressGone),
         }
     }
@@ -272,7 +268,7 @@ impl Pipe {
             bench.reporter.report(
                 self.id,
                 FlowEvent::Closed {
-                    session: flow.spec().session,
+                    session: flow.session(),
                     code,
                 },
             );
@@ -313,7 +309,7 @@ impl Pipe {
                 continue;
             };
             let queue = flow.egress_queue().unwrap_or(ingoing.queue);
-            let own = (flow.spec().egress, queue);
+            let own = (flow.egress(), queue);
             if *egress.get_or_insert(own) == own {
                 frames.push(burst.frame(index));
                 places.push(index as u8);
@@ -446,11 +442,10 @@ pub(super) fn destination(data: &[u8]) -> MacAddr {
 
 /// A hit that the guest must see although its session goes on.
 fn guest_must_see(flow: FlowRef<'_>, parsed: &Parsed, frame: &Frame<'_>) -> Option<PuntReason> {
-    let spec = flow.spec();
-    if spec.rewrite.decrements_ttl() && parsed.ttl <= 1 {
+    if flow.decrements_ttl() && parsed.ttl <= 1 {
         return Some(PuntReason::TtlExpiring);
     }
-    if parsed.wire_l3_max(&frame.offload) > u32::from(spec.l3_mtu) {
+    if parsed.wire_l3_max(&frame.offload) > u32::from(flow.l3_mtu()) {
         return Some(PuntReason::TooBig);
     }
     if !flow.is_present() {

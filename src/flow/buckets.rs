@@ -9,95 +9,119 @@
 //! complete before it is inserted.
 //! *Standard*: none. The overflow count is the idea of Facebook's F14 maps.
 //!
-//! A bucket holds eight 16-bit tags (0: empty place), eight slot numbers and the count
-//! of entries that passed it because it was full. Buckets follow one another cyclically:
-//! the next one is the next cache line, which the processor fetches by itself.
+//! A bucket holds twelve 8-bit tags (0: empty place), twelve words of which each is a slot number
+//! and 8 more bits of the hash, and the count of entries that passed it because it was full.
+//! Buckets follow one another cyclically: the next one is the next cache line, which the processor
+//! fetches by itself.
 //!
-//! Size: one bucket for 4.8 entries, that is 60 % load and 13.3 bytes an entry; the
-//! number of buckets need not be a power of two, which would cost up to twice that.
-//! Longest probe: at full load 6 or 7 buckets in a table of 128 Ki flows (a test holds
-//! it to 10), 1.03 on average.
+//! Size: one bucket for 9 entries, that is 75 % load and 7.1 bytes an entry; the number of buckets
+//! need not be a power of two, which would cost up to twice that. Longest probe: at full load 7 to
+//! 9 buckets in a table of 128 Ki flows (a test holds it to 12), 1.04 on average.
 
+use super::arena::{Arena, Vacant, arena};
 use super::prefetch::prefetch;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Entries a bucket has room for.
-const PLACES: usize = 8;
-/// Tags in one word.
-const LANES: usize = 4;
+const PLACES: usize = 12;
+/// Tags in the first word of them; the second has the rest.
+const LANES: usize = 8;
+/// Entries for which there is one bucket.
+const LOAD: u64 = 9;
 /// A one in each lane.
-const ONES: u64 = 0x0001_0001_0001_0001;
+const ONES: u64 = 0x0101_0101_0101_0101;
 /// All but the highest bit of each lane.
-const LOW_BITS: u64 = 0x7fff_7fff_7fff_7fff;
+const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+/// Bits of a word that are the slot number.
+const SLOT_BITS: u32 = 24;
+
+/// How many slots an index can name.
+pub(super) const SLOTS_MAX: u32 = 1 << SLOT_BITS;
+/// In place of a slot number: there is none.
+pub(super) const NO_SLOT: u32 = u32::MAX;
+/// In place of a slot number: only [`Buckets::find`] can tell.
+pub(super) const ASK: u32 = u32::MAX - 1;
 
 #[repr(C, align(64))]
 struct Bucket {
-    tags: [AtomicU64; PLACES / LANES],
-    slots: [AtomicU32; PLACES],
+    tags: AtomicU64,
+    more_tags: AtomicU32,
     /// Entries in later buckets that would be here if there had been room.
     overflow: AtomicU32,
+    words: [AtomicU32; PLACES],
 }
 
 #[cfg(not(shunt_loom))]
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-impl Bucket {
-    fn new() -> Self {
+// SAFETY: atomics, of which zeros are values, and nothing to drop.
+unsafe impl Vacant for Bucket {
+    #[cfg(shunt_loom)]
+    fn vacant() -> Self {
         Self {
-            tags: std::array::from_fn(|_| AtomicU64::new(0)),
-            slots: std::array::from_fn(|_| AtomicU32::new(0)),
+            tags: AtomicU64::new(0),
+            more_tags: AtomicU32::new(0),
             overflow: AtomicU32::new(0),
+            words: std::array::from_fn(|_| AtomicU32::new(0)),
         }
     }
+}
 
-    /// The places with this tag, as marks for [`Places`].
+impl Bucket {
+    /// The places with this tag.
     #[inline(always)]
-    fn with_tag(&self, half: usize, tag: u16) -> Places {
-        Places {
-            marks: equal_lanes(self.tags[half].load(Ordering::Acquire), tag),
-            first: half * LANES,
-        }
+    fn with_tag(&self, tag: u8) -> Places {
+        let more = u64::from(self.more_tags.load(Ordering::Acquire));
+        // What is above the last four tags is no place.
+        let more = equal_lanes(more, tag) & 0xffff_ffff;
+        let first = equal_lanes(self.tags.load(Ordering::Acquire), tag);
+        Places(first >> 7 | more >> 6)
     }
 
-    /// The writer's: the place that names `slot` under `tag`.
-    fn place_of(&self, tag: u16, slot: u32) -> Option<usize> {
-        (0..self.tags.len())
-            .flat_map(|half| self.with_tag(half, tag))
-            .find(|&place| self.slots[place].load(Ordering::Relaxed) == slot)
+    /// The writer's: the place of an entry.
+    fn place_of(&self, hash: u64, slot: u32) -> Option<usize> {
+        let word = word_of(hash, slot);
+        self.with_tag(tag_of(hash))
+            .find(|&place| self.words[place].load(Ordering::Relaxed) == word)
     }
 
     /// The writer's: publishes `tag` in `place`, or empties it with tag 0.
-    fn set_tag(&self, place: usize, tag: u16) {
-        let word = &self.tags[place / LANES];
-        let shift = 16 * (place % LANES);
-        let others = word.load(Ordering::Relaxed) & !(0xffff << shift);
-        word.store(others | u64::from(tag) << shift, Ordering::Release);
+    fn set_tag(&self, place: usize, tag: u8) {
+        if place < LANES {
+            let shift = 8 * place;
+            let others = self.tags.load(Ordering::Relaxed) & !(0xff << shift);
+            self.tags
+                .store(others | u64::from(tag) << shift, Ordering::Release);
+        } else {
+            let shift = 8 * (place - LANES);
+            let others = self.more_tags.load(Ordering::Relaxed) & !(0xff << shift);
+            self.more_tags
+                .store(others | u32::from(tag) << shift, Ordering::Release);
+        }
     }
 }
 
-/// Iterates over marked places.
-struct Places {
-    marks: u64,
-    first: usize,
-}
+/// Iterates over marked places. Byte n has two marks, place n and place n + 8: one word, since a
+/// branch on which of two words has the mark would be mispredicted every third time.
+struct Places(u64);
 
 impl Iterator for Places {
     type Item = usize;
 
     #[inline(always)]
     fn next(&mut self) -> Option<usize> {
-        if self.marks == 0 {
+        if self.0 == 0 {
             return None;
         }
-        let lane = self.marks.trailing_zeros() as usize / 16;
-        self.marks &= self.marks - 1;
-        Some(self.first + lane)
+        let mark = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(mark / 8 + mark % 2 * LANES)
     }
 }
 
 /// The highest bit of each lane of `word` that equals `tag`; exact, no false marks.
 #[inline(always)]
-fn equal_lanes(word: u64, tag: u16) -> u64 {
+fn equal_lanes(word: u64, tag: u8) -> u64 {
     let difference = word ^ (u64::from(tag) * ONES);
     let carried = (difference & LOW_BITS) + LOW_BITS;
     !(carried | difference | LOW_BITS)
@@ -105,31 +129,48 @@ fn equal_lanes(word: u64, tag: u16) -> u64 {
 
 /// The tag of a hash: its highest bits, never 0.
 #[inline(always)]
-fn tag_of(hash: u64) -> u16 {
-    ((hash >> 48) as u16).max(1)
+fn tag_of(hash: u64) -> u8 {
+    ((hash >> 56) as u8).max(1)
+}
+
+/// The hash's next bits, as high as they are in a word.
+#[inline(always)]
+fn mark_of(hash: u64) -> u32 {
+    (hash >> 24) as u32 & !(SLOTS_MAX - 1)
+}
+
+/// What an entry's word is.
+#[inline(always)]
+fn word_of(hash: u64, slot: u32) -> u32 {
+    mark_of(hash) | slot
+}
+
+/// The slot that a word names, if it has the hash's bits.
+#[inline(always)]
+fn slot_of(word: u32, hash: u64) -> Option<u32> {
+    let slot = word ^ mark_of(hash);
+    (slot < SLOTS_MAX).then_some(slot)
 }
 
 /// See the module.
 pub(super) struct Buckets {
-    buckets: Box<[Bucket]>,
+    buckets: Arena<Bucket>,
 }
 
 impl Buckets {
     /// An empty index for so many entries.
     pub(super) fn new(entries_max: u32) -> Self {
         Self {
-            buckets: (0..Self::count(entries_max))
-                .map(|_| Bucket::new())
-                .collect(),
+            buckets: arena(Self::count(entries_max) as usize),
         }
     }
 
-    /// Buckets for so many entries at 60 % load; always more places than entries.
+    /// Buckets for so many entries; always more places than entries.
     const fn count(entries_max: u32) -> u64 {
-        entries_max as u64 * 10 / (6 * PLACES as u64) + 1
+        entries_max as u64 / LOAD + 1
     }
 
-    /// Heap bytes for so many entries.
+    /// Bytes for so many entries.
     pub(super) const fn memory_bytes(entries_max: u32) -> u64 {
         Self::count(entries_max) * size_of::<Bucket>() as u64
     }
@@ -155,32 +196,30 @@ impl Buckets {
         prefetch(&raw const self.buckets[self.home(hash)]);
     }
 
-    /// A slot that `hash` probably leads to: a hint for prefetching.
+    /// What the first bucket of `hash` says.
     #[inline(always)]
-    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
+    pub(super) fn lead(&self, hash: u64) -> u32 {
         let bucket = &self.buckets[self.home(hash)];
-        let tag = tag_of(hash);
-        let place = bucket
-            .with_tag(0, tag)
-            .next()
-            .or_else(|| bucket.with_tag(1, tag).next())?;
-        Some(bucket.slots[place].load(Ordering::Relaxed))
+        let overflow = bucket.overflow.load(Ordering::Relaxed);
+        bucket
+            .with_tag(tag_of(hash))
+            .find_map(|place| slot_of(bucket.words[place].load(Ordering::Acquire), hash))
+            .unwrap_or(if overflow == 0 { NO_SLOT } else { ASK })
     }
 
-    /// The first answer `check` gives for a slot with the tag of `hash`.
+    /// The first answer `check` gives for a slot with the bits of `hash`.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, check: impl Fn(u32) -> Option<T>) -> Option<T> {
         let tag = tag_of(hash);
         let mut at = self.home(hash);
         for _ in 0..self.buckets.len() {
             let bucket = &self.buckets[at];
-            for half in 0..bucket.tags.len() {
-                for place in bucket.with_tag(half, tag) {
-                    // Acquire: the slot may be newer than the tag was.
-                    let found = check(bucket.slots[place].load(Ordering::Acquire));
-                    if found.is_some() {
-                        return found;
-                    }
+            for place in bucket.with_tag(tag) {
+                // Acquire: the slot may be newer than the tag was.
+                let word = bucket.words[place].load(Ordering::Acquire);
+                let found = slot_of(word, hash).and_then(&check);
+                if found.is_some() {
+                    return found;
                 }
             }
             if bucket.overflow.load(Ordering::Relaxed) == 0 {
@@ -196,9 +235,8 @@ impl Buckets {
         let mut at = self.home(hash);
         for _ in 0..self.buckets.len() {
             let bucket = &self.buckets[at];
-            let free = (0..bucket.tags.len()).find_map(|half| bucket.with_tag(half, 0).next());
-            if let Some(place) = free {
-                bucket.slots[place].store(slot, Ordering::Release);
+            if let Some(place) = bucket.with_tag(0).next() {
+                bucket.words[place].store(word_of(hash, slot), Ordering::Release);
                 bucket.set_tag(place, tag_of(hash));
                 return;
             }
@@ -213,7 +251,7 @@ impl Buckets {
     /// The writer's: what led to `old` leads to `new`, from one moment to the next.
     pub(super) fn swap(&self, hash: u64, old: u32, new: u32) {
         if let Some((at, place)) = self.locate(hash, old) {
-            self.buckets[at].slots[place].store(new, Ordering::Release);
+            self.buckets[at].words[place].store(word_of(hash, new), Ordering::Release);
         }
     }
 
@@ -236,7 +274,7 @@ impl Buckets {
         let mut at = self.home(hash);
         for _ in 0..self.buckets.len() {
             let bucket = &self.buckets[at];
-            if let Some(place) = bucket.place_of(tag_of(hash), slot) {
+            if let Some(place) = bucket.place_of(hash, slot) {
                 return Some((at, place));
             }
             if bucket.overflow.load(Ordering::Relaxed) == 0 {
@@ -272,26 +310,41 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_equal_only_where_all_sixteen_bits_are() {
-        let tags = [0u16, 1, 2, 0x7fff, 0x8000, 0x8001, 0xfffe, 0xffff];
-        for window in tags.windows(4) {
-            let word = (0..4).fold(0, |word, i| word | u64::from(window[i]) << (16 * i));
+    fn lanes_are_equal_only_where_all_eight_bits_are() {
+        let tags = [0u8, 1, 2, 0x7f, 0x80, 0x81, 0xfe, 0xff, 0, 1, 0x80, 0x81];
+        for turn in 0..tags.len() {
+            let mut lanes = tags;
+            lanes.rotate_left(turn);
+            let bucket = Bucket {
+                tags: AtomicU64::new(u64::from_le_bytes(*lanes.first_chunk().unwrap())),
+                more_tags: AtomicU32::new(u32::from_le_bytes(*lanes.last_chunk().unwrap())),
+                overflow: AtomicU32::new(0),
+                words: std::array::from_fn(|_| AtomicU32::new(0)),
+            };
             for tag in tags {
-                let places: Vec<_> = Places {
-                    marks: equal_lanes(word, tag),
-                    first: 0,
-                }
-                .collect();
-                let plain: Vec<_> = (0..4).filter(|&i| window[i] == tag).collect();
-                assert_eq!(places, plain, "{word:#x} {tag:#x}");
+                let mut places: Vec<_> = bucket.with_tag(tag).collect();
+                places.sort_unstable();
+                let plain: Vec<_> = (0..PLACES).filter(|&i| lanes[i] == tag).collect();
+                assert_eq!(places, plain, "{lanes:x?} {tag:#x}");
             }
+        }
+    }
+
+    #[test]
+    fn a_word_gives_its_slot_to_its_hash_only() {
+        let hash = 0x1234_5678_9abc_def0;
+        for slot in [0, 1, SLOTS_MAX - 1] {
+            let word = word_of(hash, slot);
+            assert_eq!(slot_of(word, hash), Some(slot));
+            assert_eq!(slot_of(word, hash ^ 1 << 48), None);
+            assert_eq!(slot_of(word, hash ^ 1 << 55), None);
         }
     }
 
     #[test]
     fn entries_that_share_a_home_are_all_found_and_removal_restores_the_short_way() {
         let index = Buckets::new(48);
-        assert!(index.buckets.len() >= 10);
+        assert!(index.buckets.len() >= 5);
         for slot in 0..30 {
             index.insert(0, slot);
         }
@@ -302,20 +355,20 @@ mod tests {
             index.remove(0, slot);
             assert_eq!(index.find(0, |s| (s == slot).then_some(s)), None);
         }
-        for bucket in &index.buckets {
+        for bucket in index.buckets.iter() {
             assert_eq!(bucket.overflow.load(Ordering::Relaxed), 0);
         }
     }
 
     #[test]
     fn probing_wraps_round_the_end() {
-        let index = Buckets::new(9);
+        let index = Buckets::new(18);
         let last = u64::from(u32::MAX);
-        for slot in 0..10 {
+        for slot in 0..14 {
             index.insert(last, slot);
         }
-        assert_eq!(index.find(last, |s| (s == 9).then_some(s)), Some(9));
-        assert_eq!(index.locate(last, 9).map(|(at, _)| at), Some(0));
+        assert_eq!(index.find(last, |s| (s == 13).then_some(s)), Some(13));
+        assert_eq!(index.locate(last, 13).map(|(at, _)| at), Some(0));
     }
 
     #[test]
@@ -329,8 +382,8 @@ mod tests {
             }
             let lengths = (0..ENTRIES).map(|slot| index.probe_length(hash(slot), slot));
             let (sum, longest) = lengths.fold((0, 0), |(s, m), l| (s + l, m.max(l)));
-            assert!(longest <= 10, "longest probe {longest}");
-            assert!(sum < ENTRIES as usize * 21 / 20, "mean probe above 1.05");
+            assert!(longest <= 12, "longest probe {longest}");
+            assert!(sum < ENTRIES as usize * 11 / 10, "mean probe above 1.1");
         }
     }
 }

@@ -51,7 +51,8 @@ pub use self::answers::{
     FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
 };
 use self::records::Records;
-use super::table::{FlowRef, Pin};
+use super::entry::FlowRef;
+use super::table::Pin;
 use super::{FlowId, FlowState, HandOverMode, Moment};
 use crate::packet::{MacAddr, Marker};
 
@@ -143,10 +144,8 @@ impl HandOver {
         }
         let place = self.records.obtain(flow.id());
         self.leaves(place, marker, now);
-        let spec = flow.spec();
         let proves = exact
-            && spec.dst_mac.is_none_or(|mac| mac == dst_mac)
-            && spec.src_mac.is_none_or(|mac| mac == src_mac)
+            && flow.takes_macs(dst_mac, src_mac)
             && !dst_mac.is_group()
             && !src_mac.is_group();
         if state == FlowState::Draining {
@@ -162,7 +161,7 @@ impl HandOver {
         }
         let record = self.records.peek(place);
         let out = record.distinct && record.last.is_some_and(|last| seen::reaches(marker, last));
-        if out || spec.mode == HandOverMode::Prompt {
+        if out || flow.mode() == HandOverMode::Prompt {
             return self.activate(flow, state, place);
         }
         if state == FlowState::Pending && now >= record.retry_at {

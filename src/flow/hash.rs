@@ -13,6 +13,13 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::packet::FlowKey;
 
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+
+/// Fewer keys are as quick one by one as in a vector that is mostly empty.
+#[cfg(target_arch = "x86_64")]
+const VECTOR_FROM: usize = 3;
+
 /// The secret of one table's hash.
 #[derive(Clone)]
 pub struct HashSeed {
@@ -57,6 +64,25 @@ pub fn hash(seed: &HashSeed, key: &FlowKey) -> u64 {
     // The closing block: the length in the highest byte, no bytes left over.
     state.compress(48 << 56);
     state.finish()
+}
+
+/// [`hash()`] of each of `keys`, several at a time where the processor can; `out` is as long.
+#[inline]
+pub(super) fn hash_burst(seed: &HashSeed, keys: &[FlowKey], out: &mut [u64]) {
+    #[cfg(target_arch = "x86_64")]
+    if keys.len() >= VECTOR_FROM {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has AVX-512F, as was just found.
+            return unsafe { lanes::avx512::hash_all(seed, keys, out) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, as was just found.
+            return unsafe { lanes::avx2::hash_all(seed, keys, out) };
+        }
+    }
+    for (key, out) in keys.iter().zip(out) {
+        *out = hash(seed, key);
+    }
 }
 
 struct State {
@@ -135,6 +161,23 @@ mod tests {
                 hash(&HashSeed::from_words(seed[0], seed[1]), &key),
                 oracle.finish()
             );
+        }
+    }
+
+    #[test]
+    fn a_burst_of_any_length_has_the_hashes_of_its_keys() {
+        let seed = HashSeed::from_words(3, 4);
+        let keys: Vec<_> = (0..64)
+            .map(|number| {
+                FlowKey::from_words([number; 6].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+            })
+            .collect();
+        for length in 0..=64 {
+            let mut hashes = [0; 64];
+            hash_burst(&seed, &keys[..length], &mut hashes[..length]);
+            for (key, found) in keys[..length].iter().zip(hashes) {
+                assert_eq!(found, hash(&seed, key));
+            }
         }
     }
 

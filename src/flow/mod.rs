@@ -7,7 +7,9 @@
 //! keep their pins short.
 //! *Standard*: RFC 9293 (which TCP segments end a session), RFC 9260 (SCTP).
 
+mod arena;
 mod buckets;
+mod entry;
 mod epoch;
 pub mod hand_over;
 pub mod hash;
@@ -25,10 +27,13 @@ pub mod spec;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod ways;
 pub mod wheel;
+mod wide;
 #[cfg(test)]
 pub(crate) mod world;
 
+pub use entry::{FlowCounters, FlowRef};
 pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
 };
@@ -38,9 +43,9 @@ pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
 pub use sessions::{
     ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
+    book_memory_bytes,
 };
-pub use slab::{Flow, FlowCounters};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
 pub use table::{
-    FlowRef, Grace, InsertError, Pin, TableReader, TableWriter, flow_table, table_memory_bytes,
+    Grace, InsertError, Pin, TableReader, TableWriter, flow_table, table_memory_bytes,
 };

@@ -25,14 +25,17 @@
 //! not change stay active, unless another one still waits: then workers may have parked
 //! frames, and both are taken out and put in anew once every worker has looked.
 
+mod book;
 mod settle;
 mod view;
 
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use self::book::Book;
 pub use self::view::{DirectionView, SessionView};
 use super::request::{ElementShape, RequestError, SessionRequest, VnicShape};
 use super::table::{Grace, TableWriter};
@@ -138,7 +141,7 @@ pub struct SessionsStats {
     pub table_full: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     id: SessionId,
     request: SessionRequest,
@@ -168,12 +171,9 @@ pub struct Sessions {
     limits: SessionsLimits,
     writer: TableWriter,
     signals: Arc<ElementSignals>,
-    entries: Vec<Option<Box<Entry>>>,
-    free: Vec<u32>,
-    /// Most entries there may be: all sessions of a full table, and one successor each.
-    entries_max: u32,
-    by_key: HashMap<String, u32>,
-    by_id: HashMap<SessionId, u32>,
+    book: Book,
+    /// Places of sessions that were opened since the last folding.
+    opened: Vec<u32>,
     wheel: Wheel,
     /// Closed or to be replaced, since the last grace period began.
     leaving: Vec<SessionId>,
@@ -183,7 +183,6 @@ pub struct Sessions {
     entering: VecDeque<SessionId>,
     closed: VecDeque<ClosedSession>,
     stats: SessionsStats,
-    next_id: u64,
     next_asked: u64,
     now: Moment,
 }
@@ -191,24 +190,20 @@ pub struct Sessions {
 impl Sessions {
     /// An empty book over an empty table. Half the table's flows is the quota of sessions.
     pub fn new(shape: ElementShape, writer: TableWriter, limits: SessionsLimits) -> Self {
-        let entries_max = u32::try_from(writer.capacity()).unwrap_or(u32::MAX);
+        let sessions_max = sessions_max(&writer);
         Self {
             shape,
             limits,
             writer,
             signals: Arc::default(),
-            entries: Vec::new(),
-            free: Vec::new(),
-            entries_max,
-            by_key: HashMap::new(),
-            by_id: HashMap::new(),
-            wheel: Wheel::new(entries_max, Moment(0)),
+            book: Book::new(sessions_max),
+            opened: Vec::new(),
+            wheel: Wheel::new(book::entries_max(sessions_max), Moment(0)),
             leaving: Vec::new(),
             in_grace: None,
             entering: VecDeque::new(),
             closed: VecDeque::with_capacity(limits.closed.min(4096)),
             stats: SessionsStats::default(),
-            next_id: 1,
             next_asked: 1,
             now: Moment(0),
         }
@@ -222,7 +217,13 @@ impl Sessions {
     /// Takes a request.
     pub fn offload(&mut self, request: SessionRequest, now: Moment) -> Outcome {
         self.clock(now);
-        let holder = self.by_key.get(&request.key).copied();
+        let outcome = self.take_request(request);
+        self.fold();
+        outcome
+    }
+
+    fn take_request(&mut self, request: SessionRequest) -> Outcome {
+        let holder = self.book.by_key(&request.key);
         if let Some(entry) = holder.and_then(|slot| self.entry(slot))
             && entry.request == request
         {
@@ -235,7 +236,7 @@ impl Sessions {
         });
         let id = match replaces.and_then(|slot| self.entry(slot)) {
             Some(entry) => entry.id,
-            None => SessionId(self.next_id),
+            None => self.book.next_id(self.next_asked + 1),
         };
         let flows = match request.check(&self.shape, id) {
             Ok(checked) => checked.flows,
@@ -250,7 +251,7 @@ impl Sessions {
     /// Ends the session of that client key. `false` if there is none.
     pub fn withdraw(&mut self, key: &str, now: Moment) -> bool {
         self.clock(now);
-        let slot = self.by_key.get(key).copied();
+        let slot = self.book.by_key(key);
         slot.is_some_and(|slot| self.close(slot, CloseCode::Withdrawn))
     }
 
@@ -283,7 +284,7 @@ impl Sessions {
         matches: impl Fn(&SessionRequest) -> bool,
     ) {
         self.clock(now);
-        for slot in 0..self.entries.len() as u32 {
+        for slot in 0..self.book.end() {
             if self
                 .entry(slot)
                 .is_some_and(|entry| matches(&entry.request))
@@ -291,6 +292,7 @@ impl Sessions {
                 self.close(slot, code);
             }
         }
+        self.fold();
     }
 
     /// Takes what a worker reports. Reports of flows that are gone are ignored.
@@ -298,7 +300,10 @@ impl Sessions {
         self.clock(now);
         let owner = match event {
             FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow } => self.owner(flow),
-            FlowEvent::Closed { session, .. } => self.by_id.get(&session).map(|&slot| (slot, 0)),
+            FlowEvent::Closed { session, .. } => self
+                .book
+                .slot_of(session, &self.writer)
+                .map(|slot| (slot, 0)),
         };
         let Some((slot, direction)) = owner else {
             return;
@@ -324,13 +329,14 @@ impl Sessions {
                 self.close(slot, code);
             }
         }
+        self.fold();
     }
 
     /// Reads all flows again, after a worker's reports were lost: what is active counts as
     /// active, and a session whose flow is closing ends (as `fin`: the report had the code).
     pub fn reconcile(&mut self, now: Moment) {
         self.clock(now);
-        for slot in 0..self.entries.len() as u32 {
+        for slot in 0..self.book.end() {
             let live = self
                 .entry(slot)
                 .filter(|entry| entry.phase == SessionPhase::Live);
@@ -347,6 +353,7 @@ impl Sessions {
                 }
             }
         }
+        self.fold();
     }
 
     /// The next ended session that nobody has taken yet.
@@ -361,17 +368,17 @@ impl Sessions {
 
     /// How many sessions there are, entering and closing ones included.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.book.len()
     }
 
     /// Whether there is no session.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.book.len() == 0
     }
 
     /// Most sessions there may be at a time.
     pub fn capacity(&self) -> usize {
-        self.entries_max as usize / 2
+        sessions_max(&self.writer) as usize
     }
 
     fn clock(&mut self, now: Moment) -> Moment {
@@ -379,19 +386,40 @@ impl Sessions {
         self.now
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.entries.get(slot as usize)?.as_deref()
+    /// The session at `slot`, open or as it would be.
+    fn entry(&self, slot: u32) -> Option<Cow<'_, Entry>> {
+        match self.book.opened(slot) {
+            Some(entry) => Some(Cow::Borrowed(entry)),
+            None => self.book.unfolded(slot, &self.writer).map(Cow::Owned),
+        }
+    }
+
+    /// Opens the session at `slot`, if it is not open.
+    fn open(&mut self, slot: u32) {
+        self.book.unfold(slot, &self.writer);
+        if self.opened.last() != Some(&slot) {
+            self.opened.push(slot);
+        }
     }
 
     fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry> {
-        self.entries.get_mut(slot as usize)?.as_deref_mut()
+        self.open(slot);
+        self.book.opened_mut(slot)
+    }
+
+    /// Folds what was opened and is plain again.
+    fn fold(&mut self) {
+        let older = self.entering.is_empty() && self.leaving.is_empty() && self.in_grace.is_none();
+        while let Some(slot) = self.opened.pop() {
+            self.book.fold(slot, &self.writer, older);
+        }
     }
 
     /// Whose flow that is.
     fn owner(&self, flow: FlowId) -> Option<(u32, usize)> {
-        let spec = self.writer.flow(flow)?.spec();
-        let slot = *self.by_id.get(&spec.session)?;
-        let direction = match spec.direction {
+        let flow = self.writer.flow(flow)?;
+        let slot = self.book.slot_of(flow.session(), &self.writer)?;
+        let direction = match flow.direction() {
             Direction::Original => 0,
             Direction::Reply => 1,
         };
@@ -408,6 +436,16 @@ impl Sessions {
             self.stats.hand_overs += 1;
         }
     }
+}
+
+fn sessions_max(writer: &TableWriter) -> u32 {
+    u32::try_from(writer.capacity() / 2).unwrap_or(u32::MAX)
+}
+
+/// Bytes that the sessions of a full table take besides the table.
+pub fn book_memory_bytes(sessions_max: u32) -> u64 {
+    let timers = Wheel::memory_bytes(book::entries_max(sessions_max));
+    Book::memory_bytes(sessions_max) + timers
 }
 
 #[cfg(test)]

@@ -9,276 +9,84 @@
 //!
 //! A slot's life: free, in the table (odd generation), retired (even generation, no
 //! index leads to it, pinned readers may hold it), free again once the epoch has passed
-//! in which it was retired (see `epoch`).
+//! in which it was retired (see `epoch`). Free slots are a list through the slots themselves,
+//! followed by those that were never used.
 
-use std::collections::VecDeque;
-use std::mem::{MaybeUninit, needs_drop, offset_of};
+use std::collections::{HashMap, VecDeque};
 
+use super::arena::{Arena, arena};
+use super::entry::{self, Entry, FlowCounters, FlowRef, Notes};
 use super::epoch::Epochs;
 use super::prefetch::prefetch;
 use super::spec::{FlowId, FlowSpec, FlowState};
-use crate::packet::MacAddr;
-use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, UnsafeCell};
+use super::ways::{self, Way, Ways, WaysWriter};
+use super::wide::{self, Wide, WideWriter};
+use crate::packet::FlowKey;
+use crate::sync::{Arc, Ordering};
 
 /// In place of a slot number: none.
 const NONE: u32 = u32::MAX;
-/// Flag: the session has this direction.
-const PRESENT: u8 = 1;
-/// Flag: a TCP segment was noted.
-const TCP_NOTED: u8 = 2;
-/// The flags' high half: the egress queue pair plus one, 0 while it is not settled.
-const QUEUE_SHIFT: u32 = 4;
-/// The highest queue pair that fits there; a vNIC has eight.
-const QUEUE_LAST: usize = 14;
-
-// Slots are overwritten, never dropped.
-const _: () = assert!(!needs_drop::<FlowSpec>());
-
-/// Totals of one flow at one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FlowCounters {
-    /// Packets on the wire (a GSO frame counts its segments).
-    pub packets: u64,
-    /// L3 bytes.
-    pub bytes: u64,
-    /// When the last one passed, in the worker's coarse milliseconds; 0 before the first.
-    pub last_seen_ms: u32,
-    /// Sequence number, acknowledgement and window of the last TCP segment noted.
-    pub tcp: Option<(u32, u32, u16)>,
-}
-
-/// One direction of a session, in its table.
-///
-/// Any thread may read it. Counting is for the one worker that serves the flow's
-/// ingress; state changes are compare-exchanges and may come from anywhere.
-#[repr(C, align(64))]
-pub struct Flow {
-    /// Odd while the slot is in the table; one more once it is retired.
-    generation: AtomicU32,
-    partner: AtomicU32,
-    last_seen_ms: AtomicU32,
-    tcp_window: AtomicU16,
-    state: AtomicU8,
-    /// `PRESENT` is the writer's, set before the flow is published; then the worker's.
-    flags: AtomicU8,
-    dst_mac: AtomicU64,
-    src_mac: AtomicU64,
-    packets: AtomicU64,
-    bytes: AtomicU64,
-    tcp_numbers: AtomicU64,
-    /// What flows that this one replaced had counted; the writer's to store.
-    base_packets: AtomicU64,
-    base_bytes: AtomicU64,
-    spec: UnsafeCell<MaybeUninit<FlowSpec>>,
-}
-
-// SAFETY: all fields but `spec` are atomics. `spec` is written in `SlabWriter::allocate`
-// only, for a slot that came off the free list, where no other thread can reach it.
-unsafe impl Sync for Flow {}
-// SAFETY: a `FlowSpec` is plain data and the atomics belong to no thread.
-unsafe impl Send for Flow {}
-
-impl Flow {
-    fn vacant() -> Self {
-        Self {
-            generation: AtomicU32::new(0),
-            partner: AtomicU32::new(NONE),
-            state: AtomicU8::new(FlowState::Closing as u8),
-            flags: AtomicU8::new(0),
-            dst_mac: AtomicU64::new(0),
-            src_mac: AtomicU64::new(0),
-            packets: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            last_seen_ms: AtomicU32::new(0),
-            tcp_window: AtomicU16::new(0),
-            tcp_numbers: AtomicU64::new(0),
-            base_packets: AtomicU64::new(0),
-            base_bytes: AtomicU64::new(0),
-            spec: UnsafeCell::new(MaybeUninit::uninit()),
-        }
-    }
-
-    /// What it was told to do.
-    #[inline]
-    pub fn spec(&self) -> &FlowSpec {
-        // SAFETY: a `&Flow` leaves this floor only through an index, an id of the current
-        // generation or a partner link; all three are set after `SlabWriter::allocate` has
-        // filled the slot. It is not filled again while this reference lives: readers hold
-        // it under a pin, which `SlabWriter::reclaim` waits for, and the writer holds it by
-        // a borrow of itself, while `allocate` needs `&mut`.
-        self.spec.with(|spec| unsafe { (*spec).assume_init_ref() })
-    }
-
-    /// Whether the session has this direction. If not, the entry exists only so that a
-    /// session always has two: no packet finds it, and none is ever forwarded by it.
-    #[inline]
-    pub fn is_present(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & PRESENT != 0
-    }
-
-    /// Where it stands. Who reads `Active` also reads the MACs learned before it.
-    #[inline]
-    pub fn state(&self) -> FlowState {
-        match self.state.load(Ordering::Acquire) {
-            0 => FlowState::Pending,
-            1 => FlowState::Draining,
-            2 => FlowState::Active,
-            _ => FlowState::Closing,
-        }
-    }
-
-    /// Moves from one state to another; false if it was not in `from`.
-    pub fn transition(&self, from: FlowState, to: FlowState) -> bool {
-        self.state
-            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// Whatever it was, it is now closing; true for the one caller who made it so.
-    pub fn close(&self) -> bool {
-        let closing = FlowState::Closing as u8;
-        self.state.swap(closing, Ordering::AcqRel) != closing
-    }
-
-    /// Destination and source MAC on egress; both are right once it is `Active`.
-    #[inline]
-    pub fn macs(&self) -> (MacAddr, MacAddr) {
-        (
-            MacAddr::from_u64(self.dst_mac.load(Ordering::Relaxed)),
-            MacAddr::from_u64(self.src_mac.load(Ordering::Relaxed)),
-        )
-    }
-
-    /// Takes the MACs of the proving frame where the spec left them open. The transition
-    /// that follows publishes them.
-    pub fn learn_macs(&self, dst: MacAddr, src: MacAddr) {
-        if self.spec().dst_mac.is_none() {
-            self.dst_mac.store(dst.to_u64(), Ordering::Relaxed);
-        }
-        if self.spec().src_mac.is_none() {
-            self.src_mac.store(src.to_u64(), Ordering::Relaxed);
-        }
-    }
-
-    /// Counts packets and L3 bytes forwarded. Loads and stores, no locked additions: only
-    /// the one worker that serves the flow's ingress may call it.
-    #[inline]
-    pub fn count(&self, packets: u64, bytes: u64, now_ms: u32) {
-        add(&self.packets, packets);
-        add(&self.bytes, bytes);
-        self.last_seen_ms.store(now_ms, Ordering::Relaxed);
-    }
-
-    /// Notes a TCP segment's numbers for the hand-back. The worker's, like
-    /// [`Flow::count`]; a reader may see the window of the next segment already.
-    #[inline]
-    pub fn note_tcp(&self, seq: u32, ack: u32, window: u16) {
-        let numbers = u64::from(seq) << 32 | u64::from(ack);
-        self.tcp_numbers.store(numbers, Ordering::Relaxed);
-        self.tcp_window.store(window, Ordering::Relaxed);
-        let flags = self.flags.load(Ordering::Relaxed);
-        if flags & TCP_NOTED == 0 {
-            self.flags.store(flags | TCP_NOTED, Ordering::Relaxed);
-        }
-    }
-
-    /// The egress queue pair its packets leave by, once that is settled.
-    #[inline]
-    pub fn egress_queue(&self) -> Option<usize> {
-        let queue = self.flags.load(Ordering::Relaxed) >> QUEUE_SHIFT;
-        usize::from(queue).checked_sub(1)
-    }
-
-    /// Its packets leave by the egress queue pair `queue` from now on: the one that the guest's
-    /// own last packet left by, so that none overtakes it. For the flow's worker.
-    pub fn settle_egress_queue(&self, queue: usize) {
-        let queue = (queue.min(QUEUE_LAST) as u8 + 1) << QUEUE_SHIFT;
-        let others = self.flags.load(Ordering::Relaxed) & (PRESENT | TCP_NOTED);
-        self.flags.store(others | queue, Ordering::Relaxed);
-    }
-
-    /// What it has counted, with what the flows it replaced had.
-    pub fn counters(&self) -> FlowCounters {
-        let sum = |base: &AtomicU64, own: &AtomicU64| {
-            base.load(Ordering::Relaxed)
-                .wrapping_add(own.load(Ordering::Relaxed))
-        };
-        let numbers = self.tcp_numbers.load(Ordering::Relaxed);
-        let window = self.tcp_window.load(Ordering::Relaxed);
-        FlowCounters {
-            packets: sum(&self.base_packets, &self.packets),
-            bytes: sum(&self.base_bytes, &self.bytes),
-            last_seen_ms: self.last_seen_ms.load(Ordering::Relaxed),
-            tcp: (self.flags.load(Ordering::Relaxed) & TCP_NOTED != 0).then_some((
-                (numbers >> 32) as u32,
-                numbers as u32,
-                window,
-            )),
-        }
-    }
-
-    fn is_in_table(&self, generation: u32) -> bool {
-        generation % 2 == 1 && self.generation.load(Ordering::Acquire) == generation
-    }
-}
-
-/// Adds to a counter that only this thread stores to.
-#[inline(always)]
-fn add(counter: &AtomicU64, amount: u64) {
-    let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
-    counter.store(sum, Ordering::Relaxed);
-}
 
 /// The slots and the epochs that guard them.
 pub(super) struct Slab {
-    flows: Box<[Flow]>,
+    flows: Arena<Entry>,
+    pub(super) notes: Arena<Notes>,
+    pub(super) ways: Arc<Ways>,
+    pub(super) wide: Arc<Wide>,
     pub(super) epochs: Epochs,
 }
 
+/// Bytes of a slab: what IPv4 flows take, and what IPv6 flows take besides.
+pub(super) const fn memory_bytes(slots: u32) -> (u64, u64) {
+    let slot = size_of::<Entry>() + size_of::<Notes>();
+    (
+        slots as u64 * slot as u64 + ways::memory_bytes(slots),
+        wide::memory_bytes(slots),
+    )
+}
+
 impl Slab {
-    /// The flow in a slot that an index or a link led to.
     #[inline(always)]
-    pub(super) fn get(&self, index: u32) -> Option<&Flow> {
-        self.flows.get(index as usize)
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.flows.get(slot as usize)
     }
 
-    /// The name of a flow of this slab. It stays the same while the reference lives: in that
-    /// time the slot may be retired, but not used again.
-    #[inline]
-    pub(super) fn id_of(&self, flow: &Flow) -> FlowId {
-        let offset = (&raw const *flow).addr() - self.flows.as_ptr().addr();
-        let generation = flow.generation.load(Ordering::Relaxed);
-        FlowId {
-            index: (offset / size_of::<Flow>()) as u32,
-            generation: generation.wrapping_sub(1) | 1,
-        }
+    /// The flow in a slot that an index or a link led to.
+    #[inline(always)]
+    pub(super) fn get(&self, slot: u32) -> Option<FlowRef<'_>> {
+        Some(FlowRef::new(self.entry(slot)?, self))
+    }
+
+    /// The slot that an entry of this slab is.
+    #[inline(always)]
+    pub(super) fn slot_of(&self, entry: &Entry) -> u32 {
+        let offset = (&raw const *entry).addr() - self.flows.as_ptr().addr();
+        (offset / size_of::<Entry>()) as u32
     }
 
     /// The flow of that name, if it is in the table.
     #[inline]
-    pub(super) fn by_id(&self, id: FlowId) -> Option<&Flow> {
-        self.get(id.index)
-            .filter(|flow| flow.is_in_table(id.generation))
+    pub(super) fn by_id(&self, id: FlowId) -> Option<FlowRef<'_>> {
+        let entry = self.entry(id.index)?;
+        let is_in_table = entry.is_in_table(id.generation);
+        is_in_table.then(|| FlowRef::new(entry, self))
     }
 
-    /// The other direction.
-    #[inline]
-    pub(super) fn partner(&self, flow: &Flow) -> Option<&Flow> {
-        self.get(flow.partner.load(Ordering::Acquire))
-    }
-
-    /// Fetches what a worker reads of a hit: state and counters, key, rewrite.
+    /// Fetches what a worker reads of a hit.
     #[inline(always)]
-    pub(super) fn prefetch(&self, index: u32) {
-        const KEY: usize = offset_of!(Flow, spec) + offset_of!(FlowSpec, key);
-        const REWRITE: usize = offset_of!(Flow, spec) + offset_of!(FlowSpec, rewrite);
-        if let Some(flow) = self.get(index) {
-            let start = (&raw const *flow).cast::<u8>();
-            prefetch(start.wrapping_add(KEY));
-            prefetch(start);
-            if REWRITE / 64 != KEY / 64 {
-                prefetch(start.wrapping_add(REWRITE));
-            }
+    pub(super) fn prefetch(&self, slot: u32) {
+        if let Some(entry) = self.entry(slot) {
+            prefetch(entry);
+        }
+    }
+
+    /// Fetches the addresses of what is probably an IPv6 flow; its entry has come in.
+    #[inline(always)]
+    pub(super) fn prefetch_wide(&self, slot: u32, key: &FlowKey) {
+        if !key.is_ipv4()
+            && let Some(entry) = self.entry(slot)
+        {
+            self.wide.prefetch(entry::wide_place(entry.fixed()));
         }
     }
 }
@@ -300,24 +108,40 @@ struct Batch {
 /// The writer's side of the slab.
 pub(super) struct SlabWriter {
     slab: Arc<Slab>,
-    free: Vec<u32>,
+    ways: WaysWriter,
+    wide: WideWriter,
+    /// The free slot used last, which leads to the others.
+    free: u32,
+    /// Slots from here on were never used.
+    fresh: u32,
+    free_slots: usize,
     retired: Vec<u32>,
     heirs: Vec<Heir>,
     waiting: VecDeque<Batch>,
+    /// Packets and bytes that a flow's predecessor counted after it was replaced.
+    late: HashMap<u32, (u64, u64)>,
 }
 
 impl SlabWriter {
     pub(super) fn new(slots: u32, readers_max: usize) -> Self {
-        let flows = (0..slots).map(|_| Flow::vacant()).collect();
+        let (ways, wide) = (WaysWriter::new(slots), WideWriter::new(slots));
         Self {
             slab: Arc::new(Slab {
-                flows,
+                flows: arena(slots as usize),
+                notes: arena(slots as usize),
+                ways: ways.shared(),
+                wide: wide.shared(),
                 epochs: Epochs::new(readers_max),
             }),
-            free: (0..slots).rev().collect(),
+            ways,
+            wide,
+            free: NONE,
+            fresh: 0,
+            free_slots: slots as usize,
             retired: Vec::new(),
             heirs: Vec::new(),
             waiting: VecDeque::new(),
+            late: HashMap::new(),
         }
     }
 
@@ -327,53 +151,101 @@ impl SlabWriter {
     }
 
     pub(super) fn free_slots(&self) -> usize {
-        self.free.len()
+        self.free_slots
     }
 
     /// Fills a free slot. It is reachable by its id at once, and by key when the caller
-    /// puts it into an index.
+    /// puts it into an index. `None` without a free slot or a place for its way.
     pub(super) fn allocate(
         &mut self,
-        spec: FlowSpec,
+        spec: &FlowSpec,
         present: bool,
         state: FlowState,
     ) -> Option<FlowId> {
-        let index = self.free.pop()?;
-        let flow = self.slab.get(index)?;
+        if self.free_slots == 0 {
+            return None;
+        }
+        let way = Way::of(spec, present);
+        let place = self.ways.share(way)?;
+        let wide = if way.narrow {
+            None
+        } else {
+            let (from, to) = (spec.key.words(), spec.egress_key.words());
+            let addresses = [
+                from[1], from[2], from[3], from[4], to[1], to[2], to[3], to[4],
+            ];
+            Some(self.wide.take(addresses)?)
+        };
+        let index = self.take_slot();
+        let entry = self.slab.entry(index)?;
         let id = FlowId {
             index,
-            generation: flow.generation.load(Ordering::Relaxed).wrapping_add(1),
+            generation: entry.generation.load(Ordering::Relaxed).wrapping_add(1),
         };
-        let mac = |mac: Option<MacAddr>| mac.unwrap_or_default().to_u64();
-        flow.dst_mac.store(mac(spec.dst_mac), Ordering::Relaxed);
-        flow.src_mac.store(mac(spec.src_mac), Ordering::Relaxed);
-        for counter in [
-            &flow.packets,
-            &flow.bytes,
-            &flow.base_packets,
-            &flow.base_bytes,
-        ] {
-            counter.store(0, Ordering::Relaxed);
+        entry.reset(spec, state);
+        entry.partner.store(NONE, Ordering::Relaxed);
+        if let Some(notes) = self.slab.notes.get(index as usize) {
+            notes.reset(spec.session);
         }
-        flow.last_seen_ms.store(0, Ordering::Relaxed);
-        flow.flags
-            .store(if present { PRESENT } else { 0 }, Ordering::Relaxed);
-        flow.partner.store(NONE, Ordering::Relaxed);
-        flow.state.store(state as u8, Ordering::Relaxed);
-        // SAFETY: the slot was on the free list, which holds slots that were never used and
-        // those `reclaim` found without readers; this `&mut self` shuts out the writer's own
-        // references.
-        flow.spec.with_mut(|place| unsafe { (*place).write(spec) });
-        flow.generation.store(id.generation, Ordering::Release);
+        entry.way.store(place, Ordering::Relaxed);
+        let fixed = entry::fixed(spec, wide);
+        // SAFETY: the slot was free: never used, or given back by `reclaim`, which found it
+        // without readers; this `&mut self` shuts out the writer's own references.
+        entry.fixed.with_mut(|cell| unsafe { *cell = fixed });
+        entry.generation.store(id.generation, Ordering::Release);
         Some(id)
+    }
+
+    /// A free slot; there is one.
+    fn take_slot(&mut self) -> u32 {
+        self.free_slots -= 1;
+        match self.slab.entry(self.free) {
+            Some(entry) => {
+                let next = entry.partner.load(Ordering::Relaxed);
+                std::mem::replace(&mut self.free, next)
+            }
+            None => {
+                self.fresh += 1;
+                self.fresh - 1
+            }
+        }
+    }
+
+    /// Makes a slot free that no reader can see any more.
+    fn give_back(&mut self, slot: u32) {
+        let Some(entry) = self.slab.entry(slot) else {
+            return;
+        };
+        let way = entry.way.load(Ordering::Relaxed);
+        if !self.slab.ways.get(way).narrow {
+            self.wide.give_back(entry::wide_place(entry.fixed()));
+        }
+        self.ways.release(way);
+        entry.partner.store(self.free, Ordering::Relaxed);
+        self.free = slot;
+        self.free_slots += 1;
+        if !self.late.is_empty() {
+            self.late.remove(&slot);
+        }
     }
 
     /// Links two directions.
     pub(super) fn pair(&mut self, a: u32, b: u32) {
         if let (Some(first), Some(second)) = (self.slab.get(a), self.slab.get(b)) {
-            first.partner.store(b, Ordering::Release);
-            second.partner.store(a, Ordering::Release);
+            first.entry.partner.store(b, Ordering::Release);
+            second.entry.partner.store(a, Ordering::Release);
         }
+    }
+
+    /// What a flow and those it replaced have counted. (What a replaced one counted after it
+    /// was replaced is added when its slot is reclaimed.)
+    pub(super) fn counters(&self, flow: FlowRef<'_>) -> FlowCounters {
+        let mut counters = flow.counters();
+        if let Some((packets, bytes)) = self.late.get(&flow.slot()) {
+            counters.packets = counters.packets.wrapping_add(*packets);
+            counters.bytes = counters.bytes.wrapping_add(*bytes);
+        }
+        counters
     }
 
     /// Makes `new` the heir of `old`, both in the table: the link to the partner, MACs that
@@ -383,20 +255,14 @@ impl SlabWriter {
         let (Some(from), Some(to)) = (self.slab.get(old), self.slab.get(new)) else {
             return;
         };
-        let carried = from.counters();
-        to.base_packets.store(carried.packets, Ordering::Relaxed);
-        to.base_bytes.store(carried.bytes, Ordering::Relaxed);
-        to.last_seen_ms
-            .store(carried.last_seen_ms, Ordering::Relaxed);
-        if let Some((seq, ack, window)) = carried.tcp {
-            to.note_tcp(seq, ack, window);
-        }
+        let carried = self.counters(from);
+        to.carry(&carried);
         let (dst, src) = from.macs();
         to.learn_macs(dst, src);
-        let partner = from.partner.load(Ordering::Relaxed);
-        to.partner.store(partner, Ordering::Release);
+        let partner = from.entry.partner.load(Ordering::Relaxed);
+        to.entry.partner.store(partner, Ordering::Release);
         if let Some(partner) = self.slab.get(partner) {
-            partner.partner.store(new, Ordering::Release);
+            partner.entry.partner.store(new, Ordering::Release);
         }
         self.heirs.push(Heir {
             of: old,
@@ -407,13 +273,13 @@ impl SlabWriter {
 
     /// Takes a slot out of use. No index leads to it any more.
     pub(super) fn retire(&mut self, index: u32) {
-        let Some(flow) = self.slab.get(index) else {
+        let Some(entry) = self.slab.entry(index) else {
             return;
         };
-        let generation = flow.generation.load(Ordering::Relaxed);
+        let generation = &entry.generation;
+        let current = generation.load(Ordering::Relaxed);
         // Before the epoch ends, so that no later reader gets here by the id.
-        flow.generation
-            .store(generation.wrapping_add(1), Ordering::Release);
+        generation.store(current.wrapping_add(1), Ordering::Release);
         self.retired.push(index);
     }
 
@@ -441,7 +307,9 @@ impl SlabWriter {
                 self.settle(heir);
             }
             freed += batch.slots.len();
-            self.free.extend(batch.slots);
+            for slot in batch.slots {
+                self.give_back(slot);
+            }
         }
         freed
     }
@@ -458,15 +326,18 @@ impl SlabWriter {
 
     /// Hands on what a replaced flow was told after it was replaced. The heir's slot may
     /// be retired by now but not free: it was retired later.
-    fn settle(&self, heir: &Heir) {
+    fn settle(&mut self, heir: &Heir) {
         let (Some(old), Some(new)) = (self.slab.get(heir.of), self.slab.get(heir.heir)) else {
             return;
         };
-        let last = old.counters();
+        let last = self.counters(old);
         let packets = last.packets.wrapping_sub(heir.carried.packets);
         let bytes = last.bytes.wrapping_sub(heir.carried.bytes);
-        add(&new.base_packets, packets);
-        add(&new.base_bytes, bytes);
+        if (packets, bytes) != (0, 0) {
+            let late = self.late.entry(heir.heir).or_default();
+            late.0 = late.0.wrapping_add(packets);
+            late.1 = late.1.wrapping_add(bytes);
+        }
         if old.state() == FlowState::Closing {
             new.close();
         }

@@ -17,27 +17,30 @@
 //! nobody who sees the guest's packets. A direction that its session does not have is in
 //! neither index; its partner and its id alone lead to it.
 //!
-//! **Size** ([`table_memory_bytes`]): a flow takes a slot of 256 bytes, 4 in the free
-//! list, 2 × 13.3 of index, and a thirty-second of the slot for spare slots: 590 bytes a
-//! session, whose two directions are always there. All of it is allocated when the table
-//! is made. Nearly half of a slot is two keys of 48 bytes; the second one follows from the
-//! first and the rewrite.
+//! **Size** ([`table_memory_bytes`]): a flow takes a line of 64 bytes, 20 of notes, 2 × 7.1 of
+//! index, and a sixty-fourth of line and notes for spare slots: 199 bytes a session, whose two
+//! directions are always there. Flows of IPv6 take 68 more each, for their addresses. All of it is
+//! set aside when the table is made, and taken from the system as it is first used.
 //! **Longest probe**: 7 cache lines at full quota, 1.03 on average (see `buckets`).
 //! **Full**: the quota counts flows in the table. Slots of removed flows come back when
-//! the readers pinned at their removal have left; spare ones (a thirty-second, 64 at
+//! the readers pinned at their removal have left; spare ones (a sixty-fourth, 64 at
 //! least) bridge that time and let a full table still replace.
 
-use std::ops::Deref;
-
-use super::buckets::Buckets;
-use super::hash::{HashSeed, hash};
-use super::slab::{Flow, Slab, SlabWriter};
+use super::buckets::{self, Buckets};
+use super::entry::FlowCounters;
+use super::entry::FlowRef;
+use super::hash::{HashSeed, hash, hash_burst};
+use super::slab::{self, Slab, SlabWriter};
 use super::spec::{FlowId, FlowSpec, FlowState};
 use crate::packet::FlowKey;
 use crate::sync::Arc;
 
 /// Keys whose memory accesses [`Pin::lookup_burst`] overlaps: a burst of DESIGN section 4.
 const BURST: usize = 64;
+
+/// Keys hashed before their buckets are asked for: the first buckets come in while the last keys
+/// are hashed.
+const GROUP: usize = 16;
 
 /// Why the table did not take a flow. It is as it was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -48,6 +51,9 @@ pub enum InsertError {
         /// The quota.
         flows_max: u32,
     },
+    /// Flows of too many kinds: their VLANs, MTUs, DSCPs and the like differ too much.
+    #[error("too many different combinations of vNIC, VLAN, MTU and DSCP: use fewer")]
+    TooManyWays,
     /// All spare slots wait for a reader to unpin.
     #[error("removed flows are still being read; try again")]
     Reclaiming,
@@ -78,27 +84,32 @@ const fn spare_slots(flows_max: u32) -> u32 {
     if cfg!(shunt_loom) {
         2
     } else {
-        let share = flows_max / 32;
+        let share = flows_max / 64;
         if share > 64 { share } else { 64 }
     }
 }
 
-/// Heap bytes of a table with this quota, without its readers' 128 bytes each.
-pub fn table_memory_bytes(flows_max: u32) -> u64 {
-    let slots = u64::from(flows_max) + u64::from(spare_slots(flows_max));
-    let slot = size_of::<Flow>() + size_of::<u32>();
-    slots * slot as u64 + 2 * Buckets::memory_bytes(flows_max)
+/// The most flows a table can be made for: what its indexes can name.
+pub const FLOWS_MAX: u32 = buckets::SLOTS_MAX / 64 * 63;
+
+/// Bytes of a table with this quota, all of its flows IPv4's, and what it takes more when all
+/// are IPv6's; without its readers' 128 bytes each.
+pub fn table_memory_bytes(flows_max: u32) -> (u64, u64) {
+    let flows_max = flows_max.min(FLOWS_MAX);
+    let (slots, wide) = slab::memory_bytes(flows_max + spare_slots(flows_max));
+    (slots + 2 * Buckets::memory_bytes(flows_max), wide)
 }
 
-/// A table for `flows_max` flows (two a session), with its one writer and `readers_max`
-/// readers. Allocates [`table_memory_bytes`] and nothing later, but for the writer's
-/// short lists of what waits to be reclaimed.
+/// A table for `flows_max` flows (two a session; [`FLOWS_MAX`] at most), with its one writer and
+/// `readers_max` readers. Sets [`table_memory_bytes`] aside, and allocates nothing later but the
+/// writer's short lists of what waits to be reclaimed.
 pub fn flow_table(
     flows_max: u32,
     readers_max: usize,
     seed: HashSeed,
 ) -> (TableWriter, Vec<TableReader>) {
-    let slots = flows_max.saturating_add(spare_slots(flows_max));
+    let flows_max = flows_max.min(FLOWS_MAX);
+    let slots = flows_max + spare_slots(flows_max);
     let slab = SlabWriter::new(slots, readers_max);
     let shared = Arc::new(Shared {
         seed,
@@ -130,30 +141,22 @@ fn same(a: &FlowKey, b: &FlowKey) -> bool {
 
 impl Shared {
     #[inline]
-    fn by_key(&self, key: &FlowKey, hash: u64) -> Option<&Flow> {
+    fn by_key(&self, key: &FlowKey, hash: u64) -> Option<FlowRef<'_>> {
         self.ingress.find(hash, |slot| {
-            let flow = self.slab.get(slot)?;
-            same(&flow.spec().key, key).then_some(flow)
+            self.slab.get(slot).filter(|flow| flow.has_key(key))
         })
     }
 
     #[inline]
-    fn by_egress_key(&self, key: &FlowKey, hash: u64) -> Option<&Flow> {
+    fn by_egress_key(&self, key: &FlowKey, hash: u64) -> Option<FlowRef<'_>> {
         self.egress.find(hash, |slot| {
-            let flow = self.slab.get(slot)?;
-            same(&flow.spec().egress_key, key).then_some(flow)
+            self.slab.get(slot).filter(|flow| flow.has_egress_key(key))
         })
     }
 
     #[inline]
     fn hash(&self, key: &FlowKey) -> u64 {
         hash(&self.seed, key)
-    }
-
-    #[inline(always)]
-    fn reference<'s>(&'s self, flow: &'s Flow) -> FlowRef<'s> {
-        let slab = &*self.slab;
-        FlowRef { flow, slab }
     }
 }
 
@@ -196,18 +199,14 @@ impl Pin<'_> {
     #[inline]
     pub fn lookup(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
         let shared = &*self.reader.shared;
-        shared
-            .by_key(key, shared.hash(key))
-            .map(|flow| shared.reference(flow))
+        shared.by_key(key, shared.hash(key))
     }
 
     /// The flow whose rewritten packets have this key: what the guest sends.
     #[inline]
     pub fn lookup_egress(&self, key: &FlowKey) -> Option<FlowRef<'_>> {
         let shared = &*self.reader.shared;
-        shared
-            .by_egress_key(key, shared.hash(key))
-            .map(|flow| shared.reference(flow))
+        shared.by_egress_key(key, shared.hash(key))
     }
 
     /// [`Pin::lookup`] of many keys at once, their waits for memory overlapped. `out` gets
@@ -219,61 +218,44 @@ impl Pin<'_> {
         }
     }
 
+    /// In stages, so that the waits of all keys for one kind of line overlap: hashes and
+    /// buckets, then entries, then (IPv6) addresses, and the answers last.
     fn lookup_chunk<'s>(&'s self, keys: &[FlowKey], out: &mut [Option<FlowRef<'s>>]) {
         let shared = &*self.reader.shared;
-        let mut hashes = [0u64; BURST];
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = shared.hash(key);
-            shared.ingress.prefetch(*hash);
-        }
-        for hash in hashes.iter().take(keys.len()) {
-            if let Some(slot) = shared.ingress.candidate(*hash) {
-                shared.slab.prefetch(slot);
+        let (mut hashes, mut leads) = ([0u64; BURST], [buckets::NO_SLOT; BURST]);
+        let keys = &keys[..keys.len().min(BURST)];
+        for (keys, hashes) in keys.chunks(GROUP).zip(hashes.chunks_mut(GROUP)) {
+            hash_burst(&shared.seed, keys, &mut hashes[..keys.len()]);
+            for hash in &hashes[..keys.len()] {
+                shared.ingress.prefetch(*hash);
             }
         }
-        for ((key, hash), out) in keys.iter().zip(hashes).zip(out) {
-            *out = shared.by_key(key, hash).map(|flow| shared.reference(flow));
+        for (hash, lead) in hashes.iter().zip(&mut leads).take(keys.len()) {
+            *lead = shared.ingress.lead(*hash);
+            shared.slab.prefetch(*lead);
+        }
+        for (key, lead) in keys.iter().zip(leads) {
+            shared.slab.prefetch_wide(lead, key);
+        }
+        for (place, (key, out)) in keys.iter().zip(out).enumerate() {
+            let led = shared.slab.get(leads[place]);
+            *out = match led.filter(|flow| flow.has_key(key)) {
+                None if leads[place] != buckets::NO_SLOT => shared.by_key(key, hashes[place]),
+                found => found,
+            };
         }
     }
 
     /// The flow of that name; `None` once it was removed or replaced.
     #[inline]
     pub fn by_id(&self, id: FlowId) -> Option<FlowRef<'_>> {
-        let shared = &*self.reader.shared;
-        shared.slab.by_id(id).map(|flow| shared.reference(flow))
+        self.reader.shared.slab.by_id(id)
     }
 
     /// The other direction of the same session.
     #[inline]
     pub fn partner<'f>(&self, flow: FlowRef<'f>) -> Option<FlowRef<'f>> {
-        let slab = flow.slab;
-        let flow = slab.partner(flow.flow)?;
-        Some(FlowRef { flow, slab })
-    }
-}
-
-/// A flow found under a pin.
-#[derive(Clone, Copy)]
-pub struct FlowRef<'p> {
-    flow: &'p Flow,
-    /// The flow's own: what its links lead into, whatever pin is asked.
-    slab: &'p Slab,
-}
-
-impl FlowRef<'_> {
-    /// Its name.
-    #[inline]
-    pub fn id(self) -> FlowId {
-        self.slab.id_of(self.flow)
-    }
-}
-
-impl Deref for FlowRef<'_> {
-    type Target = Flow;
-
-    #[inline]
-    fn deref(&self) -> &Flow {
-        self.flow
+        flow.partner()
     }
 }
 
@@ -303,24 +285,33 @@ impl TableWriter {
         presence: [bool; 2],
         state: FlowState,
     ) -> Result<(FlowId, FlowId), InsertError> {
-        self.check_keys(&original, &reply, presence)?;
+        let hashes = [self.hashes(&original), self.hashes(&reply)];
+        for hashes in &hashes {
+            self.prefetch(hashes);
+        }
+        self.check_keys([&original, &reply], &hashes, presence)?;
         if self.flows_max - self.flows < 2 {
             return Err(InsertError::TableFull {
                 flows_max: self.flows_max,
             });
         }
         self.ensure_free(2)?;
-        let (first, second) = (self.hashes(&original), self.hashes(&reply));
-        let a = self.allocate(original, presence[0], state)?;
-        let b = self.allocate(reply, presence[1], state)?;
+        let a = self.allocate(&original, presence[0], state)?;
+        let b = match self.allocate(&reply, presence[1], state) {
+            Ok(b) => b,
+            Err(error) => {
+                self.slab.retire(a.index);
+                return Err(error);
+            }
+        };
         self.flows += 2;
         self.slab.pair(a.index, b.index);
-        for (id, hashes, present) in [(a, first, presence[0]), (b, second, presence[1])] {
-            if present {
+        for (place, id) in [a, b].into_iter().enumerate() {
+            if presence[place] {
                 // The egress index first: a worker that forwards by the new flow finds
                 // what the guest sends, too.
-                self.shared.egress.insert(hashes.egress, id.index);
-                self.shared.ingress.insert(hashes.ingress, id.index);
+                self.shared.egress.insert(hashes[place].egress, id.index);
+                self.shared.ingress.insert(hashes[place].ingress, id.index);
             }
         }
         Ok((a, b))
@@ -328,19 +319,23 @@ impl TableWriter {
 
     fn check_keys(
         &self,
-        original: &FlowSpec,
-        reply: &FlowSpec,
+        specs: [&FlowSpec; 2],
+        hashes: &[Hashes; 2],
         presence: [bool; 2],
     ) -> Result<(), InsertError> {
-        for (spec, present) in [(original, presence[0]), (reply, presence[1])] {
+        for place in 0..2 {
+            let (spec, hashes) = (specs[place], &hashes[place]);
             let taken = || {
-                self.find(&spec.key)
-                    .or_else(|| self.find_egress(&spec.egress_key))
+                let shared = &self.shared;
+                shared
+                    .by_key(&spec.key, hashes.ingress)
+                    .or_else(|| shared.by_egress_key(&spec.egress_key, hashes.egress))
             };
-            if let Some(id) = present.then(taken).flatten() {
-                return Err(InsertError::KeyExists(id));
+            if let Some(flow) = presence[place].then(taken).flatten() {
+                return Err(InsertError::KeyExists(flow.id()));
             }
         }
+        let [original, reply] = specs;
         let equal =
             same(&original.key, &reply.key) || same(&original.egress_key, &reply.egress_key);
         if presence == [true, true] && equal {
@@ -349,27 +344,49 @@ impl TableWriter {
         Ok(())
     }
 
+    /// Fetches what changes when a flow with these hashes comes or goes.
+    fn prefetch(&self, hashes: &Hashes) {
+        self.shared.ingress.prefetch(hashes.ingress);
+        self.shared.egress.prefetch(hashes.egress);
+    }
+
     /// The flow with this ingress key.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
         let flow = self.shared.by_key(key, self.shared.hash(key))?;
-        Some(self.shared.slab.id_of(flow))
+        Some(flow.id())
     }
 
     /// The flow with this egress key.
     pub fn find_egress(&self, key: &FlowKey) -> Option<FlowId> {
         let flow = self.shared.by_egress_key(key, self.shared.hash(key))?;
-        Some(self.shared.slab.id_of(flow))
+        Some(flow.id())
     }
 
     /// The flow of that name, if it is in the table.
-    pub fn flow(&self, id: FlowId) -> Option<&Flow> {
+    pub fn flow(&self, id: FlowId) -> Option<FlowRef<'_>> {
         self.shared.slab.by_id(id)
+    }
+
+    /// The flow in a slot that its owner knows to be in the table.
+    pub(super) fn in_slot(&self, slot: u32) -> Option<FlowRef<'_>> {
+        self.shared.slab.get(slot)
+    }
+
+    /// The flow of that name counts as moved at `ms`, if it has not moved later.
+    pub(super) fn touch(&self, id: FlowId, ms: u32) {
+        if let Some(flow) = self.flow(id) {
+            flow.touch(ms);
+        }
+    }
+
+    /// What the flow of that name has counted, with all that flows it replaced had.
+    pub fn counters(&self, id: FlowId) -> Option<FlowCounters> {
+        self.flow(id).map(|flow| self.slab.counters(flow))
     }
 
     /// The name of the other direction.
     pub fn partner(&self, id: FlowId) -> Option<FlowId> {
-        let slab = &self.shared.slab;
-        slab.partner(self.flow(id)?).map(|flow| slab.id_of(flow))
+        self.flow(id)?.partner().map(FlowRef::id)
     }
 
     /// Puts a flow with the same ingress key into the place of `old`: for a reader one or
@@ -405,16 +422,16 @@ impl TableWriter {
         &mut self,
         old: FlowId,
         spec: FlowSpec,
-        state: impl Fn(&Flow, &FlowSpec) -> FlowState,
+        state: impl Fn(&FlowRef<'_>, &FlowSpec) -> FlowState,
     ) -> Result<FlowId, InsertError> {
         let from = self.flow(old).ok_or(InsertError::UnknownFlow(old))?;
-        if !same(&from.spec().key, &spec.key) {
+        if !from.has_key(&spec.key) {
             return Err(InsertError::OtherKey(old));
         }
         let present = from.is_present();
-        let before = self.hashes(from.spec());
-        let moved = !same(&from.spec().egress_key, &spec.egress_key);
-        let state = state(from, &spec);
+        let before = self.hashes_of(&spec.key, &from.egress_key());
+        let moved = !from.has_egress_key(&spec.egress_key);
+        let state = state(&from, &spec);
         if let Some(other) = self.find_egress(&spec.egress_key)
             && present
             && moved
@@ -423,7 +440,7 @@ impl TableWriter {
         }
         self.ensure_free(1)?;
         let after = self.hashes(&spec);
-        let new = self.allocate(spec, present, state)?;
+        let new = self.allocate(&spec, present, state)?;
         self.slab.inherit(old.index, new.index);
         if present {
             self.exchange(old.index, before, new.index, after, moved);
@@ -450,13 +467,18 @@ impl TableWriter {
     /// Closes both directions, takes them out of the table and retires their slots. Names
     /// of flows that are not in the table are passed over.
     pub fn remove_pair(&mut self, a: FlowId, b: FlowId) {
-        for id in [a, b] {
+        let hashes = [a, b].map(|id| {
+            let flow = self.flow(id).filter(|flow| flow.is_present())?;
+            let hashes = self.hashes_of(&flow.key(), &flow.egress_key());
+            self.prefetch(&hashes);
+            Some(hashes)
+        });
+        for (id, hashes) in [a, b].into_iter().zip(hashes) {
             let Some(flow) = self.flow(id) else {
                 continue;
             };
             flow.close();
-            if flow.is_present() {
-                let hashes = self.hashes(flow.spec());
+            if let Some(hashes) = hashes {
                 self.shared.ingress.remove(hashes.ingress, id.index);
                 self.shared.egress.remove(hashes.egress, id.index);
             }
@@ -510,19 +532,24 @@ impl TableWriter {
 
     fn allocate(
         &mut self,
-        spec: FlowSpec,
+        spec: &FlowSpec,
         present: bool,
         state: FlowState,
     ) -> Result<FlowId, InsertError> {
+        // Slots are there: the caller has made sure.
         self.slab
             .allocate(spec, present, state)
-            .ok_or(InsertError::Reclaiming)
+            .ok_or(InsertError::TooManyWays)
     }
 
     fn hashes(&self, spec: &FlowSpec) -> Hashes {
+        self.hashes_of(&spec.key, &spec.egress_key)
+    }
+
+    fn hashes_of(&self, key: &FlowKey, egress_key: &FlowKey) -> Hashes {
         Hashes {
-            ingress: self.shared.hash(&spec.key),
-            egress: self.shared.hash(&spec.egress_key),
+            ingress: self.shared.hash(key),
+            egress: self.shared.hash(egress_key),
         }
     }
 }
@@ -535,8 +562,8 @@ struct Hashes {
 }
 
 /// The state in which a replacement starts; see [`TableWriter::replace`].
-fn inherited_state(from: &Flow, spec: &FlowSpec) -> FlowState {
-    let (old, new) = (&from.spec().egress_key, &spec.egress_key);
+fn inherited_state(from: &FlowRef<'_>, spec: &FlowSpec) -> FlowState {
+    let (old, new) = (from.egress_key(), &spec.egress_key);
     let same_network = (old.vnic(), old.vlan()) == (new.vnic(), new.vlan());
     let macs_known = spec.dst_mac.is_some() && spec.src_mac.is_some();
     match from.state() {

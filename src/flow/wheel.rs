@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use super::Moment;
+use super::arena::{Arena, Vacant, arena};
 
 /// Nanoseconds in a tick, as a shift: 2²⁶ ns.
 const TICK_SHIFT: u32 = 26;
@@ -27,24 +28,40 @@ const SLOTS: usize = 1 << DIGIT;
 /// Enough digits for every tick of a 64-bit nanosecond clock (38 bits).
 const LEVELS: usize = 7;
 
-const NIL: u32 = u32::MAX;
-/// Where a timer is that is not set.
-const NOWHERE: u16 = u16::MAX;
 /// Where a timer is that has come due.
 const DUE: u16 = (LEVELS * SLOTS) as u16;
 
+/// In place of a link: none. Links are ids plus one, so that a fresh timer is all zero.
+const NIL: u32 = 0;
+/// In the link to the one before: it is the first, and of which place.
+const FIRST: u32 = 1 << 31;
+/// How far ahead a deadline may lie, in ticks: four years. A later one fires then.
+const AHEAD_MAX: u64 = 1 << 31;
+
 #[derive(Clone, Copy, Debug)]
 struct Timer {
-    tick: u64,
+    /// The lower half of its tick, which is near the wheel's.
+    tick: u32,
+    /// [`NIL`] while it is not set.
     prev: u32,
     next: u32,
-    place: u16,
 }
 
-/// Timers for the ids `0..capacity`.
-#[derive(Debug)]
+// SAFETY: numbers; nothing to drop.
+unsafe impl Vacant for Timer {
+    #[cfg(shunt_loom)]
+    fn vacant() -> Self {
+        Self {
+            tick: 0,
+            prev: NIL,
+            next: NIL,
+        }
+    }
+}
+
+/// Timers for the ids `0..capacity`, twelve bytes each.
 pub struct Wheel {
-    timers: Box<[Timer]>,
+    timers: Arena<Timer>,
     /// First timer of each slot, level by level; the last one is the due list.
     heads: [u32; LEVELS * SLOTS + 1],
     /// Which slots of a level are not empty.
@@ -56,28 +73,28 @@ pub struct Wheel {
 impl Wheel {
     /// A wheel for `capacity` ids.
     pub fn new(capacity: u32, now: Moment) -> Self {
-        let idle = Timer {
-            tick: 0,
-            prev: NIL,
-            next: NIL,
-            place: NOWHERE,
-        };
         Self {
-            timers: vec![idle; capacity as usize].into_boxed_slice(),
+            timers: arena(capacity.min(FIRST - 1) as usize),
             heads: [NIL; LEVELS * SLOTS + 1],
             filled: [0; LEVELS],
             tick: now.0 >> TICK_SHIFT,
         }
     }
 
+    /// Bytes of a wheel's timers.
+    pub const fn memory_bytes(capacity: u32) -> u64 {
+        capacity as u64 * size_of::<Timer>() as u64
+    }
+
     /// Sets the timer of `id`, in place of an earlier one. `false` if there is no such id.
     pub fn set(&mut self, id: u32, deadline: Moment) -> bool {
         self.clear(id);
+        let tick = deadline.0.div_ceil(1 << TICK_SHIFT);
+        let tick = tick.min(self.tick + AHEAD_MAX - 1);
         let Some(timer) = self.timers.get_mut(id as usize) else {
             return false;
         };
-        let tick = deadline.0.div_ceil(1 << TICK_SHIFT);
-        timer.tick = tick;
+        timer.tick = tick as u32;
         let place = self.place_of(tick);
         self.link(id, place);
         true
@@ -85,27 +102,25 @@ impl Wheel {
 
     /// Forgets the timer of `id`.
     pub fn clear(&mut self, id: u32) {
-        let Some(&Timer {
-            prev, next, place, ..
-        }) = self.timers.get(id as usize)
-        else {
+        let Some(timer) = self.timers.get_mut(id as usize) else {
             return;
         };
-        if place == NOWHERE {
+        let Timer { prev, next, .. } = *timer;
+        timer.prev = NIL;
+        if prev == NIL {
             return;
         }
-        if prev == NIL {
-            self.heads[usize::from(place)] = next;
-        } else {
-            self.timers[prev as usize].next = next;
-        }
         if next != NIL {
-            self.timers[next as usize].prev = prev;
+            self.timers[next as usize - 1].prev = prev;
         }
-        self.timers[id as usize].place = NOWHERE;
-        if place != DUE && self.heads[usize::from(place)] == NIL {
-            let (level, slot) = (usize::from(place) / SLOTS, usize::from(place) % SLOTS);
-            self.filled[level] &= !(1 << slot);
+        if prev & FIRST == 0 {
+            self.timers[prev as usize - 1].next = next;
+            return;
+        }
+        let place = (prev & !FIRST) as usize;
+        self.heads[place] = next;
+        if place != usize::from(DUE) && next == NIL {
+            self.filled[place / SLOTS] &= !(1 << (place % SLOTS));
         }
     }
 
@@ -113,7 +128,7 @@ impl Wheel {
     pub fn is_set(&self, id: u32) -> bool {
         self.timers
             .get(id as usize)
-            .is_some_and(|timer| timer.place != NOWHERE)
+            .is_some_and(|timer| timer.prev != NIL)
     }
 
     /// Takes one timer that is due at `now`. Time that went backwards changes nothing.
@@ -122,8 +137,8 @@ impl Wheel {
         loop {
             let due = self.heads[usize::from(DUE)];
             if due != NIL {
-                self.clear(due);
-                return Some(due);
+                self.clear(due - 1);
+                return Some(due - 1);
             }
             match self.earliest() {
                 Some((place, start)) if start <= target => {
@@ -163,12 +178,15 @@ impl Wheel {
     /// Hands the timers of a slot down to where they belong now that it has begun.
     fn cascade(&mut self, place: u16) {
         loop {
-            let id = self.heads[usize::from(place)];
-            if id == NIL {
+            let first = self.heads[usize::from(place)];
+            if first == NIL {
                 return;
             }
+            let id = first - 1;
             self.clear(id);
-            let place = self.place_of(self.timers[id as usize].tick);
+            // What is set lies within `AHEAD_MAX` of now, on either side.
+            let ahead = self.timers[id as usize].tick.wrapping_sub(self.tick as u32);
+            let place = self.place_of(self.tick.saturating_add_signed(i64::from(ahead as i32)));
             self.link(id, place);
         }
     }
@@ -183,14 +201,13 @@ impl Wheel {
     }
 
     fn link(&mut self, id: u32, place: u16) {
-        let head = std::mem::replace(&mut self.heads[usize::from(place)], id);
+        let head = std::mem::replace(&mut self.heads[usize::from(place)], id + 1);
         if head != NIL {
-            self.timers[head as usize].prev = id;
+            self.timers[head as usize - 1].prev = id + 1;
         }
         let timer = &mut self.timers[id as usize];
-        timer.prev = NIL;
+        timer.prev = FIRST | u32::from(place);
         timer.next = head;
-        timer.place = place;
         if place != DUE {
             self.filled[usize::from(place) / SLOTS] |= 1 << (usize::from(place) % SLOTS);
         }

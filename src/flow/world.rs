@@ -314,7 +314,7 @@ impl World {
             }
         }
         if packet.control {
-            let session = flow.spec().session;
+            let session = flow.session();
             for flow in [Some(flow), pin.partner(flow)].into_iter().flatten() {
                 flow.close();
             }

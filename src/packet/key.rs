@@ -147,6 +147,12 @@ impl FlowKey {
         }
     }
 
+    /// The key of these words.
+    #[inline]
+    pub(crate) fn from_words(words: [u64; 6]) -> Self {
+        Self { words }
+    }
+
     /// The words, for hashing.
     #[inline]
     pub fn words(&self) -> &[u64; 6] {
@@ -164,11 +170,13 @@ impl FlowKey {
     }
 
     /// IP protocol number.
+    #[inline]
     pub fn protocol(&self) -> u8 {
         (self.words[0] >> 8) as u8
     }
 
     /// Whether the key is of IPv4.
+    #[inline]
     pub fn is_ipv4(&self) -> bool {
         self.words[0] as u8 == 4
     }

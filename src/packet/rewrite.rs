@@ -1,4 +1,4 @@
-//! Rewriting a frame in place, with checksum differences prepared once per flow.
+//! Rewriting a frame in place, its checksums updated by what changes.
 //!
 //! *Promises*: a checksum that was right equals a full recomputation afterwards; a wrong
 //! one stays wrong by the same difference (RFC 1624). ECN bits, the IPv6 flow label, PCP
@@ -10,35 +10,26 @@
 //! are none or where they would need a CRC32c (SCTP), addresses under a checksum that is
 //! not understood. [`Rewrite::apply`] answers false, and changes nothing, for a frame that
 //! is not the one parsed or has no headroom left for a tag.
-//! *Caller's duty*: the frame's key is the `from` of [`Rewrite::new`]; a TTL that would
-//! expire is punted before.
+//! *Caller's duty*: the frame's key is the `from` of [`Rewrite::new`], whose keys are also the
+//! [`Change`]'s; a TTL that would expire is punted before.
 //! *Standard*: RFC 1624, RFC 768, RFC 2474 (DSCP), RFC 3168 (ECN), IEEE 802.1Q,
 //! virtio 1.2 section 5.1.6.
-
-use std::net::IpAddr;
+//!
+//! The differences of the sums are not kept: made of both tuples they take a dozen instructions,
+//! fewer than fetching a line that holds them.
 
 use super::headers::{ECHO, ETHERNET, IPV4, IPV6, TAG, TCP, UDP, be16, ethertype};
 use super::key::protocol;
 use super::parse::Parsed;
-use super::{Checksum, FlowKey, FrameMut, MacAddr, VlanId, checksum};
+use super::{Checksum, FlowKey, FrameMut, VlanId, checksum};
 
-/// What becomes of a flow's packets, prepared once: target addresses and ports, VLAN, TTL, DSCP, and the
-/// checksum differences that follow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What becomes of a flow's packets besides addresses and ports, which are a [`Change`]: VLAN,
+/// TTL, DSCP and which L4 fields change. Much the same for all flows of an element.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Rewrite {
-    /// Source, then destination; of IPv4 the first eight bytes.
-    addresses: [u8; 32],
-    /// Source and destination port, or the echo identifier and zero.
-    ports: [u8; 4],
     /// Bits of the IP header's first 16 that DSCP replaces, and by what.
     dscp_mask: u16,
     dscp_bits: u16,
-    /// Change of the sum over the addresses.
-    ip_delta: u16,
-    /// Change of the sum that a complete L4 checksum covers.
-    l4_delta: u16,
-    /// Change of the pseudo-header's sum.
-    partial_delta: u16,
     /// Egress VLAN, 0 for none.
     vlan: u16,
     /// How much TTL or hop limit shrinks: 0 or 1.
@@ -47,8 +38,43 @@ pub struct Rewrite {
     transport: Transport,
 }
 
-/// Which L4 fields change.
+/// Addresses and ports as a flow matches them and as it sends them, in [`FlowKey`]'s forms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change<const WORDS: usize> {
+    /// Source, then destination address: see [`Narrow`] and [`Wide`].
+    pub from: [u64; WORDS],
+    /// The same on egress.
+    pub to: [u64; WORDS],
+    /// Source port or echo identifier in the upper half, destination port or echo type below.
+    pub from_ports: u32,
+    /// The same on egress.
+    pub to_ports: u32,
+}
+
+/// A change of IPv4 addresses: source in the upper half of the word, destination below.
+pub type Narrow = Change<1>;
+/// A change of IPv6 addresses, two words each.
+pub type Wide = Change<4>;
+
+impl<const WORDS: usize> Change<WORDS> {
+    const IPV4: bool = WORDS == 1;
+
+    /// Change of the sum over the addresses.
+    #[inline(always)]
+    fn moved(&self) -> u64 {
+        checksum::difference(&self.from, &self.to)
+    }
+
+    /// Change of the sum over the ports; an echo's type is the same before and after, so that it
+    /// is not 0 for them.
+    #[inline(always)]
+    fn ported(&self) -> u64 {
+        u64::from(!self.from_ports) + u64::from(self.to_ports)
+    }
+}
+
+/// Which L4 fields change.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Transport {
     Untouched,
     Tcp,
@@ -113,25 +139,6 @@ const fn protects_addresses(number: u8, ipv4: bool) -> bool {
         || (!ipv4 && matches!(number, OSPF | PIM))
 }
 
-fn octets(from: IpAddr, to: IpAddr) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    match (from, to) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            bytes[..4].copy_from_slice(&src.octets());
-            bytes[4..8].copy_from_slice(&dst.octets());
-        }
-        (src, dst) => {
-            let wide = |address| match address {
-                IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-                IpAddr::V6(address) => address.octets(),
-            };
-            bytes[..16].copy_from_slice(&wide(src));
-            bytes[16..].copy_from_slice(&wide(dst));
-        }
-    }
-    bytes
-}
-
 /// Whether both keys are of one family; the low byte of a key's first word is its IP
 /// version, 0 for a tuple of both.
 fn same_family(from: &FlowKey, to: &FlowKey) -> bool {
@@ -140,8 +147,8 @@ fn same_family(from: &FlowKey, to: &FlowKey) -> bool {
 }
 
 impl Rewrite {
-    /// Prepares the rewrite of packets with key `from` into packets with the key `to` (its vNIC is ignored; its VLAN is the
-    /// egress VLAN).
+    /// Prepares the rewrite of packets with key `from` into packets with the key `to` (its vNIC is
+    /// ignored; its VLAN is the egress VLAN).
     pub fn new(
         from: &FlowKey,
         to: &FlowKey,
@@ -155,10 +162,8 @@ impl Rewrite {
             return Err(InvalidRewrite::Vlan(to.vlan()));
         }
         let ipv4 = from.is_ipv4();
-        let (old, new) = (from.tuple(), to.tuple());
-        let (old_addresses, addresses) = (octets(old.src, old.dst), octets(new.src, new.dst));
-        let moved = old_addresses != addresses;
-        let changed = moved || (old.src_port, old.dst_port) != (new.src_port, new.dst_port);
+        let moved = from.words()[1..5] != to.words()[1..5];
+        let changed = moved || from.words()[5] != to.words()[5];
         let transport = transport(from, to, moved)?;
         let (dscp_mask, dscp_bits) = match (dscp, ipv4) {
             (None, _) => (0, 0),
@@ -166,22 +171,9 @@ impl Rewrite {
             (Some(dscp), true) => (0x00fc, u16::from(dscp) << 2),
             (Some(dscp), false) => (0x0fc0, u16::from(dscp) << 6),
         };
-        let (old_ports, ports) = (wire_ports(&old), wire_ports(&new));
-        let ip_delta = checksum::difference(&old_addresses, &addresses);
-        // ICMP over IPv4 has no pseudo-header: a partial checksum's field is left alone.
-        let partial_delta = if new.protocol == protocol::ICMP {
-            0
-        } else {
-            ip_delta
-        };
         Ok(Self {
-            addresses,
-            ports,
             dscp_mask,
             dscp_bits,
-            ip_delta,
-            l4_delta: checksum::add(partial_delta, checksum::difference(&old_ports, &ports)),
-            partial_delta,
             vlan: to.vlan(),
             ttl: u8::from(decrement_ttl),
             ipv4,
@@ -197,6 +189,12 @@ impl Rewrite {
     #[inline]
     pub fn decrements_ttl(&self) -> bool {
         self.ttl != 0
+    }
+
+    /// The DSCP that is set, if one is.
+    pub fn dscp(&self) -> Option<u8> {
+        let shift = if self.ipv4 { 2 } else { 6 };
+        (self.dscp_mask != 0).then_some((self.dscp_bits >> shift) as u8)
     }
 
     /// The egress VLAN.
@@ -215,27 +213,22 @@ impl Rewrite {
         head.is_some_and(|head| be16(head, 0) & self.dscp_mask == self.dscp_bits)
     }
 
-    /// Rewrites a frame in place. `parsed` must be of this frame and its key the `from` of [`Rewrite::new`].
-    /// A tag that the egress VLAN does not want is popped, a priority tag too; a pushed one
-    /// has PCP 0. False, and no change, when that cannot be.
+    /// Rewrites a frame in place. `parsed` must be of this frame and its key, like `change`, that
+    /// of [`Rewrite::new`]; `macs` are destination and source. A tag that the egress VLAN does not
+    /// want is popped, a priority tag too; a pushed one has PCP 0. False, and no change, when that
+    /// cannot be.
     #[inline(always)]
-    pub fn apply(
+    pub fn apply<const WORDS: usize>(
         &self,
+        change: &Change<WORDS>,
         frame: &mut FrameMut<'_>,
         parsed: &Parsed,
-        dst_mac: MacAddr,
-        src_mac: MacAddr,
+        macs: &[u8; 12],
     ) -> bool {
         let l3 = usize::from(parsed.l3);
-        let reach = l3
-            + if self.ipv4 { IPV4 } else { IPV6 }
-            + match self.transport {
-                Transport::Untouched => 0,
-                Transport::Tcp => TCP,
-                Transport::Udp => UDP,
-                Transport::Echo => ECHO,
-            };
-        if frame.data().len() < reach || parsed.key.is_ipv4() != self.ipv4 {
+        let header = if Change::<WORDS>::IPV4 { IPV4 } else { IPV6 };
+        let reach = l3 + header + self.transport.reach();
+        if frame.data().len() < reach || parsed.key.is_ipv4() != Change::<WORDS>::IPV4 {
             return false;
         }
         let partial = matches!(frame.offload().checksum, Checksum::Partial { .. });
@@ -247,20 +240,25 @@ impl Rewrite {
         let Some((link, packet)) = data.split_at_mut_checked(l3) else {
             return false;
         };
-        if let Some(macs) = link.first_chunk_mut::<12>() {
-            macs[..6].copy_from_slice(&dst_mac.0);
-            macs[6..].copy_from_slice(&src_mac.0);
+        if let Some(link) = link.first_chunk_mut::<12>() {
+            *link = *macs;
         }
-        let l3_len = parsed.l3_len as usize;
-        if self.ipv4 {
-            if let Some((header, rest)) = packet.split_first_chunk_mut::<IPV4>() {
-                self.ipv4(header);
-                self.transport(rest, l3_len.saturating_sub(IPV4), partial);
-            }
-        } else if let Some((header, rest)) = packet.split_first_chunk_mut::<IPV6>() {
-            self.ipv6(header);
-            self.transport(rest, l3_len.saturating_sub(IPV6), partial);
-        }
+        let moved = change.moved();
+        let rest = if Change::<WORDS>::IPV4 {
+            let Some((header, rest)) = packet.split_first_chunk_mut::<IPV4>() else {
+                return false;
+            };
+            self.ipv4(header, change.to[0], moved);
+            rest
+        } else {
+            let Some((header, rest)) = packet.split_first_chunk_mut::<IPV6>() else {
+                return false;
+            };
+            self.ipv6(header, &change.to);
+            rest
+        };
+        let len = (parsed.l3_len as usize).saturating_sub(header);
+        self.transport(change, moved, rest, len, partial);
         true
     }
 
@@ -305,87 +303,110 @@ impl Rewrite {
     }
 
     #[inline(always)]
-    fn ipv4(&self, header: &mut [u8; IPV4]) {
+    fn ipv4(&self, header: &mut [u8; IPV4], addresses: u64, moved: u64) {
         let (head, life) = (be16(header, 0), be16(header, 8));
         let new_head = head & !self.dscp_mask | self.dscp_bits;
-        // TTL and protocol in one piece, never a byte to be read back as part of a word.
-        let new_life = u16::from_be_bytes([header[8].saturating_sub(self.ttl), header[9]]);
-        header[8..10].copy_from_slice(&new_life.to_be_bytes());
+        let new_life = (life >> 8).saturating_sub(self.ttl.into()) << 8 | life & 0xff;
+        let delta =
+            u64::from(!head) + u64::from(new_head) + u64::from(!life) + u64::from(new_life) + moved;
+        let check = checksum::update(be16(header, 10), delta);
         header[..2].copy_from_slice(&new_head.to_be_bytes());
-        header[12..20].copy_from_slice(&self.addresses[..8]);
-        let sum = u32::from(!be16(header, 10))
-            + u32::from(!head)
-            + u32::from(new_head)
-            + u32::from(!life)
-            + u32::from(new_life)
-            + u32::from(self.ip_delta);
-        // Six words: after one fold it is a word and a carry of at most one.
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = sum as u16 + (sum >> 16) as u16;
-        header[10..12].copy_from_slice(&(!sum).to_be_bytes());
+        // TTL and protocol in one piece, never a byte to be read back as part of a word.
+        header[8..10].copy_from_slice(&new_life.to_be_bytes());
+        header[10..12].copy_from_slice(&check.to_be_bytes());
+        header[12..20].copy_from_slice(&addresses.to_be_bytes());
     }
 
     #[inline(always)]
-    fn ipv6(&self, header: &mut [u8; IPV6]) {
+    fn ipv6(&self, header: &mut [u8; IPV6], addresses: &[u64]) {
         let head = be16(header, 0) & !self.dscp_mask | self.dscp_bits;
         header[..2].copy_from_slice(&head.to_be_bytes());
         header[7] = header[7].saturating_sub(self.ttl);
-        header[8..40].copy_from_slice(&self.addresses);
+        for (bytes, word) in header[8..40].chunks_exact_mut(8).zip(addresses) {
+            bytes.copy_from_slice(&word.to_be_bytes());
+        }
     }
 
     /// Ports or identifier, and the checksum; `len` is the segment's, without padding.
     #[inline(always)]
-    fn transport(&self, segment: &mut [u8], len: usize, partial: bool) {
+    fn transport<const WORDS: usize>(
+        &self,
+        change: &Change<WORDS>,
+        moved: u64,
+        segment: &mut [u8],
+        len: usize,
+        partial: bool,
+    ) {
+        let ported = if partial { 0 } else { change.ported() };
+        let refresh = |check: u16| refreshed(check, moved + ported, partial);
         match self.transport {
             Transport::Untouched => {}
             Transport::Tcp => {
                 if let Some(header) = segment.first_chunk_mut::<TCP>() {
-                    header[..4].copy_from_slice(&self.ports);
-                    let check = self.refresh(be16(header, 16), partial);
+                    let check = refresh(be16(header, 16));
+                    header[..4].copy_from_slice(&change.to_ports.to_be_bytes());
                     header[16..18].copy_from_slice(&check.to_be_bytes());
                 }
             }
             Transport::Udp => {
                 if let Some(header) = segment.first_chunk_mut::<UDP>() {
-                    header[..4].copy_from_slice(&self.ports);
                     let check = match be16(header, 6) {
                         0 if !partial => 0,
-                        old => match self.refresh(old, partial) {
+                        old => match refresh(old) {
                             0 => 0xffff,
                             check => check,
                         },
                     };
+                    header[..4].copy_from_slice(&change.to_ports.to_be_bytes());
                     header[6..8].copy_from_slice(&check.to_be_bytes());
                 }
             }
-            Transport::Echo => self.echo(segment, len, partial),
-        }
-    }
-
-    #[inline]
-    fn echo(&self, segment: &mut [u8], len: usize, partial: bool) {
-        let Some(header) = segment.first_chunk_mut::<ECHO>() else {
-            return;
-        };
-        header[4..6].copy_from_slice(&self.ports[..2]);
-        let check = self.refresh(be16(header, 2), partial);
-        header[2..4].copy_from_slice(&check.to_be_bytes());
-        // The one message whose words can all be zero: its right checksum is the other zero.
-        if check == 0 && !partial && header[0] == 0 {
-            let whole = segment.get(..len).unwrap_or(&[]);
-            if whole.iter().all(|byte| *byte == 0) {
-                segment[2..4].fill(0xff);
+            Transport::Echo => {
+                // ICMP over IPv4 has no pseudo-header: a partial checksum's field is left alone.
+                let pseudo = if Change::<WORDS>::IPV4 { 0 } else { moved };
+                echo(change.to_ports, pseudo + ported, segment, len, partial);
             }
         }
     }
+}
 
-    #[inline]
-    fn refresh(&self, check: u16, partial: bool) -> u16 {
-        if partial {
-            checksum::add(check, self.partial_delta)
-        } else {
-            checksum::update(check, self.l4_delta)
+impl Transport {
+    /// How much of the segment changes, counted from its start.
+    #[inline(always)]
+    const fn reach(self) -> usize {
+        match self {
+            Self::Untouched => 0,
+            Self::Tcp => TCP,
+            Self::Udp => UDP,
+            Self::Echo => ECHO,
         }
+    }
+}
+
+#[inline(never)]
+fn echo(ports: u32, change: u64, segment: &mut [u8], len: usize, partial: bool) {
+    let Some(header) = segment.first_chunk_mut::<ECHO>() else {
+        return;
+    };
+    let check = refreshed(be16(header, 2), change, partial);
+    header[4..6].copy_from_slice(&((ports >> 16) as u16).to_be_bytes());
+    header[2..4].copy_from_slice(&check.to_be_bytes());
+    // The one message whose words can all be zero: its right checksum is the other zero.
+    if check == 0 && !partial && header[0] == 0 {
+        let whole = segment.get(..len).unwrap_or(&[]);
+        if whole.iter().all(|byte| *byte == 0) {
+            segment[2..4].fill(0xff);
+        }
+    }
+}
+
+/// An L4 checksum field after `change` of what it covers; a partial one is not complemented.
+#[inline(always)]
+fn refreshed(check: u16, change: u64, partial: bool) -> u16 {
+    if partial {
+        !checksum::update(!check, change)
+    } else {
+        checksum::update(check, change)
     }
 }
 
@@ -394,16 +415,6 @@ fn move_start(frame: &mut FrameMut<'_>, to: Option<u16>) {
     if let (Some(to), Checksum::Partial { start, .. }) = (to, &mut frame.offload().checksum) {
         *start = to;
     }
-}
-
-/// The bytes of ports on the wire that a rewrite may change; an echo's type is not among them.
-fn wire_ports(tuple: &super::Tuple) -> [u8; 4] {
-    let [a, b] = tuple.src_port.to_be_bytes();
-    let [c, d] = match tuple.protocol {
-        protocol::ICMP | protocol::ICMPV6 => [0, 0],
-        _ => tuple.dst_port.to_be_bytes(),
-    };
-    [a, b, c, d]
 }
 
 /// Which L4 fields a rewrite touches, if it may.

@@ -31,6 +31,11 @@ impl Sessions {
         while let Some(slot) = self.wheel.pop(now) {
             self.fire(slot);
         }
+        self.settle_what_leaves();
+        self.fold();
+    }
+
+    fn settle_what_leaves(&mut self) {
         self.writer.reclaim();
         loop {
             if self.in_grace.is_none() && !self.leaving.is_empty() {
@@ -76,16 +81,14 @@ impl Sessions {
         let promised = 2 * self.entering.len() + 2;
         let crowded =
             !self.entering.is_empty() && self.writer.len() + promised > self.writer.capacity();
-        let full = self.free.is_empty() && self.entries.len() >= self.entries_max as usize;
-        if full || (crowded && !supersedes) {
+        if self.book.is_full() || (crowded && !supersedes) {
             self.stats.table_full += 1;
             return Outcome::TableFull;
         }
         if let Some(holder) = holder {
             self.close(holder, CloseCode::Superseded);
         }
-        let slot = self.allot(request, wanted);
-        let id = SessionId(self.next_id - 1);
+        let (slot, id) = self.allot(request, wanted);
         match self.settle(slot) {
             Settled::In => {}
             Settled::Full if !supersedes => {
@@ -111,7 +114,8 @@ impl Sessions {
     ) -> Outcome {
         let asked = self.ask();
         let now = self.now;
-        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
+        self.open(slot);
+        let Some(entry) = self.book.opened_mut(slot) else {
             return Outcome::TableFull;
         };
         let id = entry.id;
@@ -148,7 +152,8 @@ impl Sessions {
 
     /// The flows punt until each worker has looked; then they are put in anew.
     fn begin_replacing(&mut self, slot: u32) {
-        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
+        self.open(slot);
+        let Some(entry) = self.book.opened_mut(slot) else {
             return;
         };
         if entry.phase != SessionPhase::Live {
@@ -169,7 +174,8 @@ impl Sessions {
 
     /// Ends a session; `false` if it is ending already.
     pub(super) fn close(&mut self, slot: u32, code: CloseCode) -> bool {
-        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
+        self.open(slot);
+        let Some(entry) = self.book.opened_mut(slot) else {
             return false;
         };
         if matches!(entry.phase, SessionPhase::Closing(_)) {
@@ -178,9 +184,7 @@ impl Sessions {
         entry.phase = SessionPhase::Closing(code);
         let ended = count(mem::take(&mut entry.waiting));
         let (id, pair, carried) = (entry.id, entry.pair, entry.carried);
-        if self.by_key.get(&entry.request.key) == Some(&slot) {
-            self.by_key.remove(&entry.request.key);
-        }
+        self.book.forget_key(slot);
         self.wheel.clear(slot);
         let Some(pair) = pair else {
             self.report(slot, code, carried);
@@ -245,7 +249,8 @@ impl Sessions {
 
     /// Both flows of a session that is not in the table.
     fn put_in(&mut self, slot: u32) -> Settled {
-        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
+        self.open(slot);
+        let Some(entry) = self.book.opened_mut(slot) else {
             return Settled::Superseded;
         };
         let presence = [entry.wanted[0].is_some(), entry.wanted[1].is_some()];
@@ -280,7 +285,8 @@ impl Sessions {
 
     /// The changed flows of a session whose changed flows are active.
     fn put_in_place(&mut self, slot: u32, mut pair: [FlowId; 2]) -> Settled {
-        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
+        self.open(slot);
+        let Some(entry) = self.book.opened_mut(slot) else {
             return Settled::Superseded;
         };
         let proof = !entry.request.vouched;
@@ -322,7 +328,7 @@ impl Sessions {
         // What replaced flows counted last is with their heirs now.
         self.writer.reclaim();
         for id in sessions {
-            let Some(&slot) = self.by_id.get(id) else {
+            let Some(slot) = self.book.slot_of(*id, &self.writer) else {
                 continue;
             };
             match self.entry(slot).map(|entry| entry.phase) {
@@ -346,7 +352,7 @@ impl Sessions {
             let Some(id) = self.entering.pop_front() else {
                 return;
             };
-            let Some(&slot) = self.by_id.get(&id) else {
+            let Some(slot) = self.book.slot_of(id, &self.writer) else {
                 continue;
             };
             let waits = self.entry(slot).is_some_and(|entry| {
@@ -363,15 +369,16 @@ impl Sessions {
 
     /// Takes a session's flows out of the table and keeps what they counted.
     fn take_out(&mut self, slot: u32) {
-        let Some(entry) = self.entries[slot as usize].as_deref_mut() else {
+        self.open(slot);
+        let Some(entry) = self.book.opened_mut(slot) else {
             return;
         };
         let Some([original, reply]) = entry.pair.take() else {
             return;
         };
         for (total, flow) in entry.carried.iter_mut().zip([original, reply]) {
-            if let Some(flow) = self.writer.flow(flow) {
-                total.add(&flow.counters());
+            if let Some(counters) = self.writer.counters(flow) {
+                total.add(&counters);
             }
         }
         self.writer.remove_pair(original, reply);
@@ -398,6 +405,10 @@ impl Sessions {
 
     /// A timer fired: ends the session, or waits for what is left of its time.
     fn fire(&mut self, slot: u32) {
+        if let Some(deadline) = self.still_moves(slot) {
+            self.wheel.set(slot, deadline);
+            return;
+        }
         let Some(entry) = self.entry(slot) else {
             return;
         };
@@ -407,7 +418,7 @@ impl Sessions {
             .map(|pair| pair.map(|flow| self.writer.flow(flow).map(|flow| flow.state())));
         let hard = entry.request.hard_timeout;
         let too_old = hard.is_some_and(|hard| self.now >= entry.born + hard);
-        let idle = self.idle(entry) >= entry.request.idle_timeout;
+        let idle = self.idle(&entry) >= entry.request.idle_timeout;
         for (place, state) in states.into_iter().flatten().enumerate() {
             if state == Some(FlowState::Active) {
                 self.activated(slot, place);
@@ -422,6 +433,17 @@ impl Sessions {
         }
     }
 
+    /// When a folded session that is in order may be due next; `None` if it is not in order, or due.
+    fn still_moves(&self, slot: u32) -> Option<Moment> {
+        let terms = self.book.terms(slot)?;
+        let original = self.writer.in_slot(self.book.flow(slot)?)?;
+        let ages = [original, original.partner()?].map(|flow| self.age(flow));
+        let left = terms.idle.checked_sub(ages[0].min(ages[1]))?;
+        let idle_at = self.now + left;
+        let deadline = terms.hard.map_or(idle_at, |hard| hard.min(idle_at));
+        (!terms.waiting && !left.is_zero() && deadline > self.now).then_some(deadline)
+    }
+
     /// Sets the timer to when the session may be due.
     fn arm(&mut self, slot: u32) {
         let Some(entry) = self.entry(slot) else {
@@ -430,7 +452,7 @@ impl Sessions {
         if !matches!(entry.phase, SessionPhase::Live | SessionPhase::Replacing) {
             return;
         }
-        let left = entry.request.idle_timeout.saturating_sub(self.idle(entry));
+        let left = entry.request.idle_timeout.saturating_sub(self.idle(&entry));
         let mut deadline = self.now + left;
         if let Some(hard) = entry.request.hard_timeout {
             deadline = deadline.min(entry.born + hard);
@@ -438,20 +460,19 @@ impl Sessions {
         self.wheel.set(slot, deadline);
     }
 
-    fn allot(&mut self, request: SessionRequest, wanted: [Option<FlowSpec>; 2]) -> u32 {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(None);
-            (self.entries.len() - 1) as u32
-        });
-        let id = SessionId(self.next_id);
-        self.next_id += 1;
-        self.by_key.insert(request.key.clone(), slot);
-        self.by_id.insert(id, slot);
-        self.signals
-            .sessions
-            .store(self.by_id.len() as u32, Ordering::Relaxed);
+    fn allot(
+        &mut self,
+        request: SessionRequest,
+        wanted: [Option<FlowSpec>; 2],
+    ) -> (u32, SessionId) {
         let asked = self.ask();
-        self.entries[slot as usize] = Some(Box::new(Entry {
+        let id = self.book.next_id(asked);
+        let mut wanted = wanted;
+        for spec in wanted.iter_mut().flatten() {
+            // A place may have become free since the request was checked.
+            spec.session = id;
+        }
+        let slot = self.book.add(Box::new(Entry {
             id,
             request,
             phase: SessionPhase::Entering,
@@ -466,21 +487,21 @@ impl Sessions {
             transit: None,
             drain_bounds: 0,
         }));
-        slot
+        self.opened.push(slot);
+        self.tell_sessions();
+        (slot, id)
     }
 
     fn forget(&mut self, slot: u32) -> Option<Box<Entry>> {
-        let entry = self.entries[slot as usize].take()?;
         self.wheel.clear(slot);
-        self.by_id.remove(&entry.id);
-        self.signals
-            .sessions
-            .store(self.by_id.len() as u32, Ordering::Relaxed);
-        if self.by_key.get(&entry.request.key) == Some(&slot) {
-            self.by_key.remove(&entry.request.key);
-        }
-        self.free.push(slot);
+        let entry = self.book.take(slot)?;
+        self.tell_sessions();
         Some(entry)
+    }
+
+    fn tell_sessions(&self) {
+        let sessions = self.book.len() as u32;
+        self.signals.sessions.store(sessions, Ordering::Relaxed);
     }
 
     fn ask(&mut self) -> u64 {

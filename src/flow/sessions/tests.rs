@@ -322,14 +322,16 @@ fn a_refused_request_leaves_the_session_as_it_was() {
     };
     assert_eq!(error.leaf, "original/dscp");
     let view = sessions.get("ct-1").unwrap();
-    assert_eq!(view.request, &request(1));
+    assert_eq!(view.request, request(1));
 }
 
 #[test]
 fn events_of_flows_that_are_gone_are_ignored() {
     let (mut sessions, mut reader) = book(64);
     let asked = request(1);
-    sessions.offload(asked.clone(), START);
+    let Outcome::Offloaded(first) = sessions.offload(asked.clone(), START) else {
+        panic!("new");
+    };
     let pin = reader.pin();
     let flow = pin
         .lookup(&asked.original.as_ref().unwrap().key())
@@ -338,7 +340,10 @@ fn events_of_flows_that_are_gone_are_ignored() {
     drop(pin);
     sessions.withdraw("ct-1", START);
     sessions.advance(START);
-    sessions.offload(asked, START);
+    let Outcome::Offloaded(second) = sessions.offload(asked, START) else {
+        panic!("new");
+    };
+    assert_ne!(first, second);
     sessions.event(
         FlowEvent::Activated {
             flow,
@@ -349,7 +354,7 @@ fn events_of_flows_that_are_gone_are_ignored() {
     );
     sessions.event(
         FlowEvent::Closed {
-            session: SessionId(1),
+            session: first,
             code: CloseCode::Rst,
         },
         START,
@@ -357,7 +362,7 @@ fn events_of_flows_that_are_gone_are_ignored() {
     assert_eq!((waiting(&sessions), sessions.len()), (2, 1));
     sessions.event(
         FlowEvent::Closed {
-            session: SessionId(2),
+            session: second,
             code: CloseCode::Reopened,
         },
         START,
@@ -365,4 +370,87 @@ fn events_of_flows_that_are_gone_are_ignored() {
     sessions.advance(START);
     let closed = codes(&mut sessions);
     assert_eq!(closed, [CloseCode::Withdrawn, CloseCode::Reopened]);
+}
+
+/// The vouched session `n`, over IPv6.
+fn ipv6(n: u16) -> SessionRequest {
+    let mut asked = vouched(n);
+    let [inside, outside, server] = ["2001:db8::2", "2001:db8:ffff::1", "2001:db8:5::7"];
+    let tuple = |src: &str, mut tuple: crate::packet::Tuple| {
+        (tuple.src, tuple.dst) = (src.parse().unwrap(), server.parse().unwrap());
+        tuple
+    };
+    let original = asked.original.as_mut().unwrap();
+    original.tuple = tuple(inside, original.tuple);
+    original.translation = tuple(outside, original.translation);
+    let (there, back) = (original.translation.reversed(), original.tuple.reversed());
+    let reply = asked.reply.as_mut().unwrap();
+    (reply.tuple, reply.translation) = (there, back);
+    asked
+}
+
+#[test]
+fn what_was_asked_for_is_shown_again_when_it_is_kept_in_32_bytes() {
+    let (mut sessions, _reader) = book(256);
+    let mut all = vec![request(1), vouched(2), ipv6(3)];
+    for (number, key) in ["x", "elevenbytes", "twelve-bytes", &"k".repeat(64)]
+        .iter()
+        .enumerate()
+    {
+        let mut asked = request(10 + number as u16);
+        asked.key = key.to_string();
+        all.push(asked);
+    }
+    let mut odd = vouched(20);
+    odd.hard_timeout = Some(Duration::from_millis(12_345));
+    odd.mode = crate::flow::HandOverMode::Prompt;
+    let original = odd.original.as_mut().unwrap();
+    (original.dscp, original.l3_mtu) = (Some(0), Some(1400));
+    original.ingress_mac = Some(MacAddr([2, 0, 0x5e, 0, 1, 7]));
+    let reply = odd.reply.as_mut().unwrap();
+    (reply.dscp, reply.decrement_ttl) = (Some(63), !reply.decrement_ttl);
+    reply.egress_vlan = crate::packet::VlanId::try_from(4094).ok();
+    all.push(odd);
+    for (number, original) in [(30, true), (31, false)] {
+        let mut half = ipv6(number);
+        half.original = half.original.filter(|_| original);
+        half.reply = half.reply.filter(|_| !original);
+        all.push(half);
+    }
+    for asked in &all {
+        let outcome = sessions.offload(asked.clone(), START);
+        assert!(matches!(outcome, Outcome::Offloaded(_)), "{outcome:?}");
+        let slot = sessions.book.by_key(&asked.key).unwrap();
+        assert!(
+            sessions.book.terms(slot).is_some(),
+            "{asked:?} is not folded"
+        );
+    }
+    for asked in &all {
+        let view = sessions.get(&asked.key).unwrap();
+        assert_eq!(view.request, *asked);
+        assert_eq!((view.phase, view.age), (SessionPhase::Live, Duration::ZERO));
+        let again = sessions.offload(asked.clone(), START);
+        assert_eq!(again, Outcome::Unchanged(view.session));
+    }
+    for asked in &all {
+        assert!(sessions.withdraw(&asked.key, START));
+    }
+    sessions.advance(START);
+    let closed: Vec<_> = std::iter::from_fn(|| sessions.take_closed()).collect();
+    assert_eq!(closed.last().unwrap().request, *all.last().unwrap());
+    assert!(sessions.is_empty() && sessions.get("x").is_none());
+}
+
+#[test]
+fn a_span_that_a_record_cannot_hold_is_kept_all_the_same() {
+    let (mut sessions, _reader) = book(16);
+    let mut asked = request(1);
+    asked.idle_timeout = SECOND + Duration::from_nanos(1);
+    sessions.offload(asked.clone(), START);
+    assert_eq!(sessions.get("ct-1").unwrap().request, asked);
+    sessions.advance(START + SECOND);
+    assert_eq!(sessions.len(), 1);
+    sessions.advance(START + SECOND + MS + super::super::wheel::TICK);
+    assert_eq!(codes(&mut sessions), [CloseCode::IdleTimeout]);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Entry, SessionPhase, Sessions, Totals};
 use crate::flow::request::SessionRequest;
-use crate::flow::{FlowCounters, FlowState, SessionId};
+use crate::flow::{FlowCounters, FlowRef, FlowState, SessionId};
 use crate::packet::MacAddr;
 
 /// How far a worker's reading of the clock may be ahead of the book's.
@@ -23,11 +23,11 @@ pub struct DirectionView {
 
 /// A session as it is now.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionView<'a> {
+pub struct SessionView {
     /// Which.
     pub session: SessionId,
     /// What was asked for.
-    pub request: &'a SessionRequest,
+    pub request: SessionRequest,
     /// Where it stands.
     pub phase: SessionPhase,
     /// Original and reply, if asked for and in the table.
@@ -52,39 +52,42 @@ impl Totals {
 
 impl Sessions {
     /// Every session, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = SessionView<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = SessionView> {
         self.iter_from(0).map(|(_, view)| view)
     }
 
     /// The sessions at place `start` and later, each with its place. A session keeps its
     /// place as long as it lives.
-    pub fn iter_from(&self, start: u64) -> impl Iterator<Item = (u64, SessionView<'_>)> {
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
-        let entries = self.entries.iter().enumerate().skip(start);
-        entries.filter_map(|(place, entry)| {
-            entry
-                .as_deref()
-                .map(|entry| (place as u64, self.view(entry)))
-        })
+    pub fn iter_from(&self, start: u64) -> impl Iterator<Item = (u64, SessionView)> {
+        let start = u32::try_from(start).unwrap_or(u32::MAX);
+        (start..self.book.end()).filter_map(|place| Some((place.into(), self.at(place)?)))
     }
 
     /// The session of that client key.
-    pub fn get(&self, key: &str) -> Option<SessionView<'_>> {
-        let slot = *self.by_key.get(key)?;
-        self.entry(slot).map(|entry| self.view(entry))
+    pub fn get(&self, key: &str) -> Option<SessionView> {
+        self.at(self.book.by_key(key)?)
     }
 
-    fn view<'a>(&'a self, entry: &'a Entry) -> SessionView<'a> {
+    fn at(&self, slot: u32) -> Option<SessionView> {
+        let entry = self.entry(slot)?;
+        let view = self.view(&entry, entry.request.clone());
+        Some(view)
+    }
+
+    fn view(&self, entry: &Entry, request: SessionRequest) -> SessionView {
         let mut directions = [None, None];
         for (place, view) in directions.iter_mut().enumerate() {
             let asked = entry.request.directions()[place].is_some();
             *view = entry
                 .pair
                 .filter(|_| asked)
-                .and_then(|pair| self.writer.flow(pair[place]))
-                .map(|flow| {
+                .and_then(|pair| {
+                    let flow = self.writer.flow(pair[place])?;
+                    Some((flow, self.writer.counters(pair[place])?))
+                })
+                .map(|(flow, counters)| {
                     let mut totals = entry.carried[place];
-                    totals.add(&flow.counters());
+                    totals.add(&counters);
                     DirectionView {
                         state: flow.state(),
                         totals,
@@ -94,7 +97,7 @@ impl Sessions {
         }
         SessionView {
             session: entry.id,
-            request: &entry.request,
+            request,
             phase: entry.phase,
             directions,
             age: self.now.since(entry.born),
@@ -107,16 +110,20 @@ impl Sessions {
     /// Since either direction moved. Flows store milliseconds that wrap after 49 days, a
     /// timeout is at most 7: the difference is what counts.
     pub(super) fn idle(&self, entry: &Entry) -> Duration {
-        let now = self.now.millis() as u32;
         let mut idle = self.now.since(entry.touched);
         for flow in entry.pair.into_iter().flatten() {
             if let Some(flow) = self.writer.flow(flow) {
-                let age = now.wrapping_sub(flow.counters().last_seen_ms);
-                let ahead = age > u32::MAX - AHEAD_MAX_MS;
-                let age = if ahead { 0 } else { u64::from(age) };
-                idle = idle.min(Duration::from_millis(age));
+                idle = idle.min(self.age(flow));
             }
         }
         idle
+    }
+
+    /// Since a flow moved.
+    pub(super) fn age(&self, flow: FlowRef<'_>) -> Duration {
+        let now = self.now.millis() as u32;
+        let age = now.wrapping_sub(flow.last_seen_ms());
+        let ahead = age > u32::MAX - AHEAD_MAX_MS;
+        Duration::from_millis(if ahead { 0 } else { age.into() })
     }
 }

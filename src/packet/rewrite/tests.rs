@@ -1,4 +1,7 @@
+use std::net::IpAddr;
+
 use super::*;
+use crate::packet::MacAddr;
 use crate::packet::testing::{DST_MAC, SRC_MAC, Sample, guarded, parsed, unguarded};
 use crate::packet::{Offload, VnicId, parse, segment};
 use proptest::prelude::*;
@@ -6,11 +9,50 @@ use proptest::prelude::*;
 const NEW_DST: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
 const NEW_SRC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
 
-/// What the rewrite of `from` into `to` makes of `frame`.
-fn rewritten(rewrite: &Rewrite, frame: &[u8], offload: Offload) -> (Vec<u8>, Offload) {
+/// A rewrite with the keys it is of.
+struct Prepared {
+    rewrite: Rewrite,
+    from: FlowKey,
+    to: FlowKey,
+}
+
+impl Prepared {
+    fn new(from: &Sample, to: &Sample, decrement: bool, dscp: Option<u8>) -> Self {
+        let (from, to) = (from.key(), to.key());
+        let rewrite = Rewrite::new(&from, &to, decrement, dscp).unwrap();
+        Self { rewrite, from, to }
+    }
+
+    fn apply(&self, frame: &mut FrameMut<'_>, parsed: &Parsed) -> bool {
+        let macs = [NEW_DST.0, NEW_SRC.0].concat().try_into().unwrap();
+        let (from, to) = (self.from.words(), self.to.words());
+        let (from_ports, to_ports) = (from[5] as u32, to[5] as u32);
+        if self.from.is_ipv4() {
+            let change = Narrow {
+                from: [from[1] | from[3] >> 32],
+                to: [to[1] | to[3] >> 32],
+                from_ports,
+                to_ports,
+            };
+            self.rewrite.apply(&change, frame, parsed, &macs)
+        } else {
+            let addresses = |words: &[u64; 6]| *words[1..5].first_chunk().unwrap();
+            let change = Wide {
+                from: addresses(from),
+                to: addresses(to),
+                from_ports,
+                to_ports,
+            };
+            self.rewrite.apply(&change, frame, parsed, &macs)
+        }
+    }
+}
+
+/// What a rewrite makes of `frame`.
+fn rewritten(rewrite: &Prepared, frame: &[u8], offload: Offload) -> (Vec<u8>, Offload) {
     let parsed = parse(frame, &offload, VnicId(1)).unwrap();
     let mut burst = guarded(frame, offload);
-    assert!(rewrite.apply(&mut burst.frame_mut(1), &parsed, NEW_DST, NEW_SRC));
+    assert!(rewrite.apply(&mut burst.frame_mut(1), &parsed));
     (unguarded(&burst).to_vec(), burst.frame(1).offload)
 }
 
@@ -24,8 +66,8 @@ struct Case {
 }
 
 impl Case {
-    fn rewrite(&self) -> Rewrite {
-        Rewrite::new(&self.from.key(), &self.to.key(), self.decrement, self.dscp).unwrap()
+    fn rewrite(&self) -> Prepared {
+        Prepared::new(&self.from, &self.to, self.decrement, self.dscp)
     }
 }
 
@@ -177,7 +219,7 @@ proptest! {
         let (frame, offload) = case.from.build_partial();
         let parsed = parse(&frame, &offload, VnicId(1)).unwrap();
         let mut burst = guarded(&frame, offload);
-        prop_assert!(case.rewrite().apply(&mut burst.frame_mut(1), &parsed, NEW_DST, NEW_SRC));
+        prop_assert!(case.rewrite().apply(&mut burst.frame_mut(1), &parsed));
         prop_assert_eq!(burst.frame(1).data, &case.to.build_partial().0[..]);
         prop_assert_eq!(burst.frame(1).offload, case.to.build_partial().1);
         segment::complete(&mut burst.frame_mut(1)).unwrap();
@@ -199,10 +241,10 @@ proptest! {
         let after = rewritten(&rewrite, &case.from.build(), Offload::default()).0;
         if let Ok(parsed) = parse(&after, &Offload::default(), VnicId(1)) {
             prop_assert_eq!(parsed.key, case.to.key());
-            prop_assert!(rewrite.matches(&after, &parsed));
+            prop_assert!(rewrite.rewrite.matches(&after, &parsed));
             let mut other = case.to.clone();
             other.dscp ^= 1;
-            prop_assert_eq!(rewrite.matches(&other.build(), &parsed), case.dscp.is_none());
+            prop_assert_eq!(rewrite.rewrite.matches(&other.build(), &parsed), case.dscp.is_none());
         }
     }
 
@@ -236,7 +278,7 @@ proptest! {
             // Of this frame or of another: false or true, but never a panic.
             for parsed in [own, honest] {
                 let mut burst = guarded(&frame, offload);
-                let done = case.rewrite().apply(&mut burst.frame_mut(1), &parsed, NEW_DST, NEW_SRC);
+                let done = case.rewrite().apply(&mut burst.frame_mut(1), &parsed);
                 let after = unguarded(&burst);
                 prop_assert!(done || after == frame);
             }
@@ -253,7 +295,7 @@ fn a_source_nat_changes_these_bytes_and_no_other() {
     let mut to = query.clone();
     to.tuple.src = "203.0.113.7".parse().unwrap();
     to.tuple.src_port = 1024;
-    let rewrite = Rewrite::new(&query.key(), &to.key(), true, None).unwrap();
+    let rewrite = Prepared::new(&query, &to, true, None);
     let (after, _) = rewritten(&rewrite, &frame, Offload::default());
     assert_eq!(after[..12], [NEW_DST.0, NEW_SRC.0].concat());
     assert_eq!(after[22], 63);
@@ -276,7 +318,11 @@ fn a_published_header_keeps_its_checksum_when_the_ttl_shrinks() {
     frame.extend([0x9c, 0x40, 0x00, 0x35, 0x00, 0x5f, 0x00, 0x00]);
     frame.resize(14 + 0x73, 0);
     let key = parsed(&frame).key;
-    let rewrite = Rewrite::new(&key, &key, true, None).unwrap();
+    let rewrite = Prepared {
+        rewrite: Rewrite::new(&key, &key, true, None).unwrap(),
+        from: key,
+        to: key,
+    };
     let (after, _) = rewritten(&rewrite, &frame, Offload::default());
     // TTL 0x40 to 0x3f: the checksum grows by 0x0100.
     assert_eq!(after[22..26], [0x3f, 0x11, 0xb9, 0x61]);
@@ -291,11 +337,11 @@ fn an_echo_reply_of_zeros_gets_the_other_zero() {
     let mut to = from.clone();
     to.tuple.src_port = 0;
     (to.dst_mac, to.src_mac) = (NEW_DST, NEW_SRC);
-    let rewrite = Rewrite::new(&from.key(), &to.key(), false, None).unwrap();
+    let rewrite = Prepared::new(&from, &to, false, None);
     let (after, _) = rewritten(&rewrite, &from.build(), Offload::default());
     assert_eq!(field(&after, 36), 0xffff);
     assert_eq!(after, to.build());
-    let back = Rewrite::new(&to.key(), &from.key(), false, None).unwrap();
+    let back = Prepared::new(&to, &from, false, None);
     let (restored, _) = rewritten(&back, &after, Offload::default());
     assert_eq!(restored[14..], from.build()[14..]);
 }
@@ -311,7 +357,7 @@ fn a_computed_udp_zero_becomes_all_ones() {
     to.tuple.src_port = check;
     let expected = to.build();
     assert_eq!(field(&expected, 40), 0xffff);
-    let rewrite = Rewrite::new(&from.key(), &to.key(), false, None).unwrap();
+    let rewrite = Prepared::new(&from, &to, false, None);
     assert_eq!(
         rewritten(&rewrite, &from.build(), Offload::default()).0,
         expected
@@ -333,7 +379,7 @@ fn a_partial_checksum_inside_a_tunnel_moves_with_the_tag() {
         },
         ..Offload::default()
     };
-    let rewrite = Rewrite::new(&from.key(), &to.key(), false, None).unwrap();
+    let rewrite = Prepared::new(&from, &to, false, None);
     let (after, offload) = rewritten(&rewrite, &from.build(), offload);
     assert_eq!(
         offload.checksum,
@@ -348,7 +394,7 @@ fn a_partial_checksum_inside_a_tunnel_moves_with_the_tag() {
     to.payload = inner.build()[14..].to_vec();
     assert_eq!(unguarded(&burst), to.build());
     from.tag = Some(7);
-    assert_eq!(rewrite.vlan().map(VlanId::get), Some(7));
+    assert_eq!(rewrite.rewrite.vlan().map(VlanId::get), Some(7));
 }
 
 #[test]
@@ -356,13 +402,13 @@ fn without_headroom_a_tag_is_not_pushed_and_nothing_changes() {
     let from = Sample::udp4(&[1]);
     let mut to = from.clone();
     to.tag = Some(9);
-    let rewrite = Rewrite::new(&from.key(), &to.key(), true, None).unwrap();
+    let rewrite = Prepared::new(&from, &to, true, None);
     let frame = from.build();
     let mut burst = guarded(&frame, Offload::default());
     while burst.frame_mut(1).grow_front(1) {}
     let grown = burst.frame(1).data.len() - frame.len();
     burst.frame_mut(1).data()[..frame.len()].copy_from_slice(&frame);
-    assert!(!rewrite.apply(&mut burst.frame_mut(1), &parsed(&frame), NEW_DST, NEW_SRC));
+    assert!(!rewrite.apply(&mut burst.frame_mut(1), &parsed(&frame)));
     assert_eq!(burst.frame(1).data[..frame.len()], frame);
     assert_eq!(grown, crate::packet::HEADROOM);
 }
