@@ -19,6 +19,7 @@ const RX: usize = 0;
 const TX: usize = 1;
 /// VERSION_1, MRG_RXBUF, RING_EVENT_IDX, and vhost's own protocol features.
 const FEATURES: u64 = 1 << 32 | 1 << 15 | 1 << 29 | 1 << 30;
+
 /// One port of a backend.
 pub struct End {
     guest: Guest,

@@ -302,8 +302,14 @@ impl Lane {
 
     /// Leaves the place of a vNIC empty and gives the vNIC.
     pub(super) fn unplug(&mut self, at: usize) -> Option<Vnic> {
-        let vnic = self.pipe.vnics.get_mut(at).map(std::mem::take)?;
+        let mut vnic = self.pipe.vnics.get_mut(at).map(std::mem::take)?;
+        vnic.ports().for_each(|port| port.detach());
         (!vnic.is_empty()).then_some(vnic)
+    }
+
+    /// All ports leave the worker.
+    pub(super) fn detach(&mut self) {
+        self.ports().for_each(|port| port.detach());
     }
 
     /// One turn: bursts from its queues in rotation until all are empty or the time is up.

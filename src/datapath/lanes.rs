@@ -50,7 +50,9 @@ impl Lanes {
     /// Gives an element's lane back, with what it had parked.
     pub fn dismiss(&mut self, element: ElementId) -> Option<Box<Lane>> {
         let place = self.place_of(element)?;
-        self.places.get_mut(place)?.take()
+        let mut lane = self.places.get_mut(place)?.take()?;
+        lane.detach();
+        Some(lane)
     }
 
     /// Gives an element a vNIC at a place that is empty, or behind its last one.

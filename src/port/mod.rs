@@ -100,6 +100,10 @@ pub trait Port: Send {
     /// Connects the port to its worker; called once, before any other call.
     fn attach(&mut self, poller: Poller) -> std::io::Result<()>;
 
+    /// Leaves its worker, on whose thread this is called last: what the thread keeps for the port
+    /// is let go of. Another may drop it then.
+    fn detach(&mut self) {}
+
     /// Whether both directions can run now (rings started, device up).
     fn is_running(&self) -> bool;
 

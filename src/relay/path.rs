@@ -155,7 +155,9 @@ mod tests {
         fn what_passes_stays_the_same_path_when_decoded_and_split_again(
             path in "/([a-c./%;]|%2[0-9A-Fa-f]|%5C|\\.\\.){0,12}"
         ) {
-            prop_assume!(is_canonical(&path));
+            if !is_canonical(&path) {
+                return Ok(());
+            }
             let decoded = percent_encoding::percent_decode_str(&path).collect::<Vec<u8>>();
             let segments = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'/').count();
             prop_assert_eq!(segments(&decoded), segments(path.as_bytes()));

@@ -6,7 +6,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::pin::Pin;
 use std::process::Command;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
@@ -342,12 +341,8 @@ fn another_users_process_is_refused_and_the_socket_belongs_to_the_named_one() {
         python.args(["-c", script]).arg(&socket);
         std::os::unix::process::CommandExt::uid(&mut python, 65_534);
         let mut child = python.spawn().unwrap();
-        let mut status = None;
-        while status.is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            status = child.try_wait().unwrap();
-        }
-        assert!(status.unwrap().success(), "it gets a hello");
+        let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
+        assert!(ended.await.unwrap().success(), "it gets a hello");
         assert_eq!(presence.line().await["ports"][0]["present"], false);
     });
 }

@@ -197,6 +197,11 @@ impl Hub {
         self.members.get_mut(usize::from(place))?.as_mut()
     }
 
+    /// The device's port leaves the calling thread; the next that looks at it has it.
+    pub(super) fn detach(&mut self) {
+        self.port.detach();
+    }
+
     /// Appends to `burst` what waits for a member; looks at the device if nothing did.
     pub(super) fn receive(&mut self, place: Place, burst: &mut Burst) -> usize {
         let Some(member) = self.member(place) else {

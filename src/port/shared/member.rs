@@ -107,6 +107,11 @@ impl Port for MemberPort {
         self.queue.hub().attach(self.place, poller)
     }
 
+    fn detach(&mut self) {
+        // Its thread may be the one that looks after the device.
+        self.queue.hub().detach();
+    }
+
     fn is_running(&self) -> bool {
         self.queue.running.load(Ordering::Relaxed)
     }

@@ -346,6 +346,11 @@ impl Port for TapPort {
 
     /// While the interface is known to be down each call asks the kernel whether it is
     /// up again; otherwise it costs nothing.
+    fn detach(&mut self) {
+        batch::unwatch(&self.watch);
+        self.watch = Watch::default();
+    }
+
     fn is_running(&self) -> bool {
         if !self.is_open() {
             return false;
@@ -422,7 +427,7 @@ impl Port for TapPort {
 
 impl Drop for TapPort {
     fn drop(&mut self) {
-        batch::unwatch(&self.watch);
+        self.detach();
         if let Some(poller) = &self.poller {
             // The worker may be ending too, its epoll with it: then there is nothing to undo.
             let _ = poller.remove(self.queue.file.as_raw_fd());
