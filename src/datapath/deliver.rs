@@ -5,6 +5,8 @@
 //! *Refuses*: what the port has no room for; a segmented frame counts as refused when any
 //! piece of it was. *Caller's duty*: at most [`Burst::FRAMES_MAX`] frames a call.
 
+use super::mates::{Label, Mates};
+use super::vnic::Way;
 use crate::packet::segment::{Segments, fits};
 use crate::packet::{Burst, DropReason, TxFrame};
 use crate::port::Port;
@@ -47,7 +49,35 @@ impl Refusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Delivered,
+    /// Its way goes on at another lane, where it counts.
+    HandedOn,
     Refused(Refusal),
+}
+
+/// Sends `frames` a way (`None`: nothing runs there) and tells the outcome of each. `label` says
+/// what another lane is to do with a frame, for the queue pair it is given.
+#[inline]
+pub(super) fn send(
+    way: Option<Way<'_>>,
+    mates: &mut Option<Mates>,
+    frames: &[TxFrame<'_>],
+    label: impl Fn(usize, usize) -> Label,
+    adapted: &mut Burst,
+    mut outcome: impl FnMut(usize, Outcome),
+) {
+    match (way, mates) {
+        (Some(Way::Elsewhere { lane, queue }), Some(mates)) => {
+            for (place, frame) in frames.iter().enumerate() {
+                let told = match mates.send(lane, frame, label(place, queue)) {
+                    true => Outcome::HandedOn,
+                    false => Outcome::Refused(Refusal::Full),
+                };
+                outcome(place, told);
+            }
+        }
+        (Some(Way::Here(port)), _) => deliver(Some(port), frames, adapted, outcome),
+        (Some(Way::Elsewhere { .. }) | None, _) => deliver(None, frames, adapted, outcome),
+    }
 }
 
 /// Hands `frames` to `port` (`None`: it is not running) and tells the outcome of each.

@@ -19,6 +19,7 @@ pub mod moment;
 mod prefetch;
 pub mod queue;
 pub mod request;
+pub mod route;
 pub mod sessions;
 mod slab;
 pub mod spec;
@@ -36,6 +37,7 @@ pub use hash::HashSeed;
 pub use meter::TokenBucket;
 pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
+pub use route::Route;
 pub use sessions::{
     ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
 };

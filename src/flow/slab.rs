@@ -16,6 +16,7 @@ use std::mem::{MaybeUninit, needs_drop, offset_of};
 
 use super::epoch::Epochs;
 use super::prefetch::prefetch;
+use super::route::{Route, RouteCell};
 use super::spec::{FlowId, FlowSpec, FlowState};
 use crate::packet::MacAddr;
 use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, UnsafeCell};
@@ -26,10 +27,6 @@ const NONE: u32 = u32::MAX;
 const PRESENT: u8 = 1;
 /// Flag: a TCP segment was noted.
 const TCP_NOTED: u8 = 2;
-/// The flags' high half: the egress queue pair plus one, 0 while it is not settled.
-const QUEUE_SHIFT: u32 = 4;
-/// The highest queue pair that fits there; a vNIC has eight.
-const QUEUE_LAST: usize = 14;
 
 // Slots are overwritten, never dropped.
 const _: () = assert!(!needs_drop::<FlowSpec>());
@@ -61,6 +58,7 @@ pub struct Flow {
     state: AtomicU8,
     /// `PRESENT` is the writer's, set before the flow is published; then the worker's.
     flags: AtomicU8,
+    route: RouteCell,
     dst_mac: AtomicU64,
     src_mac: AtomicU64,
     packets: AtomicU64,
@@ -85,6 +83,7 @@ impl Flow {
             partner: AtomicU32::new(NONE),
             state: AtomicU8::new(FlowState::Closing as u8),
             flags: AtomicU8::new(0),
+            route: RouteCell::new(),
             dst_mac: AtomicU64::new(0),
             src_mac: AtomicU64::new(0),
             packets: AtomicU64::new(0),
@@ -182,19 +181,27 @@ impl Flow {
         }
     }
 
-    /// The egress queue pair its packets leave by, once that is settled.
+    /// Where its frames are dealt with and the egress queue pair they leave by, once that is
+    /// settled.
     #[inline]
-    pub fn egress_queue(&self) -> Option<usize> {
-        let queue = self.flags.load(Ordering::Relaxed) >> QUEUE_SHIFT;
-        usize::from(queue).checked_sub(1)
+    pub fn route(&self) -> Option<Route> {
+        self.route.get()
+    }
+
+    /// Takes `own` for its route where there is none, or where it is active and has long been
+    /// idle; says what the route is then.
+    pub fn claim_route(&self, own: Route, now_ms: u32) -> Route {
+        let seen = self.last_seen_ms.load(Ordering::Relaxed);
+        let active = self.state() == FlowState::Active;
+        // Another worker's clock may be a little ahead.
+        self.route
+            .claim(own, active, now_ms.wrapping_sub(seen) as i32)
     }
 
     /// Its packets leave by the egress queue pair `queue` from now on: the one that the guest's
-    /// own last packet left by, so that none overtakes it. For the flow's worker.
+    /// own last packet left by, so that none overtakes it. For the flow's home.
     pub fn settle_egress_queue(&self, queue: usize) {
-        let queue = (queue.min(QUEUE_LAST) as u8 + 1) << QUEUE_SHIFT;
-        let others = self.flags.load(Ordering::Relaxed) & (PRESENT | TCP_NOTED);
-        self.flags.store(others | queue, Ordering::Relaxed);
+        self.route.set_queue(queue);
     }
 
     /// What it has counted, with what the flows it replaced had.
@@ -358,6 +365,7 @@ impl SlabWriter {
         flow.last_seen_ms.store(0, Ordering::Relaxed);
         flow.flags
             .store(if present { PRESENT } else { 0 }, Ordering::Relaxed);
+        flow.route.set(None);
         flow.partner.store(NONE, Ordering::Relaxed);
         flow.state.store(state as u8, Ordering::Relaxed);
         // SAFETY: the slot was on the free list, which holds slots that were never used and
@@ -376,8 +384,8 @@ impl SlabWriter {
         }
     }
 
-    /// Makes `new` the heir of `old`, both in the table: the link to the partner, MACs that
-    /// its spec leaves open, what was counted, and what `old` counts until its slot is
+    /// Makes `new` the heir of `old`, both in the table: the link to the partner, the route,
+    /// MACs that its spec leaves open, what was counted, and what `old` counts until its slot is
     /// reclaimed.
     pub(super) fn inherit(&mut self, old: u32, new: u32) {
         let (Some(from), Some(to)) = (self.slab.get(old), self.slab.get(new)) else {
@@ -391,6 +399,7 @@ impl SlabWriter {
         if let Some((seq, ack, window)) = carried.tcp {
             to.note_tcp(seq, ack, window);
         }
+        to.route.set(from.route.get());
         let (dst, src) = from.macs();
         to.learn_macs(dst, src);
         let partner = from.partner.load(Ordering::Relaxed);
