@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::deliver::{Outcome, deliver};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
-use super::mates::{Errand, Label, Parcel, Sighting};
+use super::mates::{Errand, Label, Mates, Parcel, Sighting};
 use crate::flow::{FlowState, Moment, Pin};
 use crate::packet::{Burst, DropReason, Frame};
 
@@ -58,15 +58,18 @@ impl Lane {
         }
     }
 
-    /// Frames that another lane received, of flows that are at home here.
+    /// Frames that another lane received, of flows that are at home here. They are dealt with as
+    /// if they had come in here: what goes to the guest must not go by another of its queues than
+    /// the flow's other frames.
     fn decide(
         &mut self,
         parcel: &Parcel,
         run: Range<usize>,
-        Label { vnic, queue, .. }: Label,
+        Label { vnic, .. }: Label,
         bench: &mut Bench,
         now: Moment,
     ) {
+        let queue = self.pipe.mates.as_ref().map_or(0, Mates::number);
         bench.burst.clear();
         for place in run {
             let frame = parcel.frame(place);

@@ -220,10 +220,14 @@ impl Lane {
     ) -> Turn {
         self.account.begin(began, crowd);
         let mut turn = Turn {
-            frames: self.prepare(bench, began),
+            frames: 0,
             drained: false,
             end: began,
         };
+        let frames = self.prepare(bench, began);
+        if frames > 0 {
+            self.charge(&mut turn, frames, time);
+        }
         let queues = self.queues();
         // Empty ones since the last that was not, and uplinks passed over for others' sake.
         let (mut empty, mut passed) = (0, 0);
@@ -240,15 +244,21 @@ impl Lane {
                 continue;
             }
             (empty, passed) = (0, 0);
-            let end = time.now();
-            let mix = std::mem::take(&mut self.pipe.mix);
-            self.account.charge(end.since(turn.end), frames, mix);
-            turn.end = end;
-            turn.frames += frames;
+            self.charge(&mut turn, frames, time);
         }
         turn.drained = empty == queues && passed == 0 && !self.has_mail();
         self.account.end(turn.drained);
         turn
+    }
+
+    /// Pays for `frames` frames with the time since the turn's last ones.
+    #[inline]
+    fn charge(&mut self, turn: &mut Turn, frames: usize, time: &impl Time) {
+        let end = time.now();
+        let mix = std::mem::take(&mut self.pipe.mix);
+        self.account.charge(end.since(turn.end), frames, mix);
+        turn.end = end;
+        turn.frames += frames;
     }
 
     /// What comes before a turn's bursts. Says how many frames were released, or came from the

@@ -39,8 +39,14 @@
 //!   frames of the burst they were in; → the home takes it and activates the flow → commit(y). If y
 //!   is for a queue pair of a third lane, so was x, and post(x) → post(y) to the same mailbox. A
 //!   sighting that is late is, for the machine, a guest that takes longer.
-//! - *x was parked and goes back to the guest*, at the bound, by a disproof or because its session
-//!   closes: the home does it before it decides on y, and both go to the queue pair of their ingress.
+//! - *x goes to the guest, and so does y.* Both by the home's queue pair, also if one of them came
+//!   by another: the guest would be free to take them in any order otherwise. Where x was parked
+//!   and goes back, at the bound, by a disproof or because its session closes, it does so before
+//!   the home decides on y.
+//! - *x went around the guest* and y, after its session has ended, goes through it: y comes to the
+//!   lane that x was posted to, if the guest uses the egress queue pair that the flow had, and x is
+//!   taken from the mailbox before. A guest that goes over to another queue pair at that very
+//!   moment takes y out of x's order itself.
 //! - *The session has ended*, and y finds no flow: it is punted by the lane it came to. This is
 //!   the home, unless the device has moved the flow to another queue pair since x came; then
 //!   nothing is promised, as for all frames that no session concerns.

@@ -31,6 +31,8 @@ pub(super) enum Way<'a> {
 #[derive(Default)]
 pub(super) struct Side {
     seats: Vec<Seat>,
+    /// How many of them are here.
+    own: usize,
     /// Which queue pairs can transmit, a bit each, as their lanes have seen it last; `None` if
     /// all are here.
     running: Option<Arc<AtomicU64>>,
@@ -39,6 +41,7 @@ pub(super) struct Side {
 impl Side {
     fn new(ports: Vec<Box<dyn Port>>) -> Self {
         Self {
+            own: ports.len(),
             seats: ports.into_iter().map(Seat::Here).collect(),
             running: None,
         }
@@ -50,6 +53,7 @@ impl Side {
         let mut sides: Vec<Self> = (0..lanes)
             .map(|_| Self {
                 seats: Vec::with_capacity(self.seats.len()),
+                own: 0,
                 running: running.clone(),
             })
             .collect();
@@ -59,6 +63,7 @@ impl Side {
                 .iter_mut()
                 .for_each(|side| side.seats.push(Seat::Elsewhere(owner)));
             sides[owner].seats[queue] = seat;
+            sides[owner].own += 1;
         }
         sides.into_iter()
     }
@@ -134,10 +139,12 @@ impl Side {
     }
 
     /// The first queue pair of this lane from `queue` on.
-    pub(super) fn own_from(&self, queue: usize) -> Option<usize> {
-        let rest = self.seats.get(queue..)?;
-        let own = rest.iter().position(|seat| matches!(seat, Seat::Here(_)))?;
-        Some(queue + own)
+    #[inline]
+    pub(super) fn own_from(&self, mut queue: usize) -> Option<usize> {
+        while let Seat::Elsewhere(_) = self.seats.get(queue)? {
+            queue += 1;
+        }
+        Some(queue)
     }
 
     /// The lanes that have queue pairs which this one has not.
@@ -164,10 +171,7 @@ impl Side {
     }
 
     /// Tells the other lanes which of this lane's queue pairs can transmit.
-    fn tell_running(&self) {
-        let Some(running) = &self.running else {
-            return;
-        };
+    fn tell_running(&self, running: &AtomicU64) {
         let told = running.load(Ordering::Relaxed);
         for (queue, port) in self.ports() {
             let bit = 1 << queue;
@@ -236,7 +240,7 @@ impl Vnic {
 
     /// How many queues of this lane there are to receive from.
     pub(super) fn queues(&self) -> usize {
-        self.uplink.ports().count() + self.guest.ports().count()
+        self.uplink.own + self.guest.own
     }
 
     pub(super) fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
@@ -259,8 +263,11 @@ impl Vnic {
     /// Tells the uplink's device when the guest's negotiated offloads have changed, and the
     /// element's other lanes which queue pairs run.
     pub(super) fn tell_others(&mut self) {
-        self.guest.tell_running();
-        self.uplink.tell_running();
+        for side in [&self.guest, &self.uplink] {
+            if let Some(running) = &side.running {
+                side.tell_running(running);
+            }
+        }
         let Some(Seat::Here(port)) = self.guest.seats.first() else {
             return;
         };

@@ -46,8 +46,8 @@ pub struct FlowCounters {
 
 /// One direction of a session, in its table.
 ///
-/// Any thread may read it. Counting is for the one worker that serves the flow's
-/// ingress; state changes are compare-exchanges and may come from anywhere.
+/// Any thread may read it. Counting is for the one worker where the flow is at home
+/// ([`Flow::route`]); state changes are compare-exchanges and may come from anywhere.
 #[repr(C, align(64))]
 pub struct Flow {
     /// Odd while the slot is in the table; one more once it is retired.
@@ -160,7 +160,7 @@ impl Flow {
     }
 
     /// Counts packets and L3 bytes forwarded. Loads and stores, no locked additions: only
-    /// the one worker that serves the flow's ingress may call it.
+    /// the one worker where the flow is at home may call it.
     #[inline]
     pub fn count(&self, packets: u64, bytes: u64, now_ms: u32) {
         add(&self.packets, packets);

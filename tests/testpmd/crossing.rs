@@ -50,7 +50,16 @@ const COMBINATIONS: [Rings; 4] = [
 
 #[test]
 fn testpmd_frames_cross_by_miss_and_hit_with_every_kind_of_rings() {
-    let rig = Rig::start(Listener::Shunt);
+    cross(&Rig::start(Listener::Shunt));
+}
+
+/// With one queue pair of two in use, the first worker has it; with two, each has one.
+#[test]
+fn testpmd_frames_cross_two_workers_by_miss_and_hit_with_every_kind_of_rings() {
+    cross(&Rig::with_workers(2, Listener::Shunt));
+}
+
+fn cross(rig: &Rig) {
     rig.offload();
     let mut next = 1;
     for rings in &COMBINATIONS {
@@ -58,13 +67,13 @@ fn testpmd_frames_cross_by_miss_and_hit_with_every_kind_of_rings() {
         let _guest = rig.forward(rig.guest(rings.queues, &properties));
         let _uplinks = rig.forward(rig.uplinks(rings.queues, &properties));
         rig.wait_running(rings.queues.into());
-        negotiated(&rig, rings);
+        negotiated(rig, rings);
         for length in SIZES {
             let what = format!("{} pairs, {properties}, {length} bytes", rings.queues);
-            through_the_guest(&rig, &mut next, length, &what);
-            around_the_guest(&rig, &mut next, length, &what);
+            through_the_guest(rig, &mut next, length, &what);
+            around_the_guest(rig, &mut next, length, &what);
         }
-        every_queue_was_used(&rig, rings.queues);
+        every_queue_was_used(rig, rings.queues);
     }
 }
 
