@@ -45,8 +45,8 @@
 //!   the home decides on y.
 //! - *x went around the guest* and y, after its session has ended, goes through it: y comes to the
 //!   lane that x was posted to, if the guest uses the egress queue pair that the flow had, and x is
-//!   taken from the mailbox before. A guest that goes over to another queue pair at that very
-//!   moment takes y out of x's order itself.
+//!   taken from the mailbox before. A guest that has gone over to another queue pair meanwhile
+//!   gives up their order, as any sender does between two queue pairs.
 //! - *The session has ended*, and y finds no flow: it is punted by the lane it came to. This is
 //!   the home, unless the device has moved the flow to another queue pair since x came; then
 //!   nothing is promised, as for all frames that no session concerns.

@@ -17,6 +17,8 @@ pub const QUEUES_MAX: usize = 8;
 /// A flow that has not moved for so long has no frame on its way any more.
 const IDLE_MS: i32 = 100;
 
+/// The flow's own: see [`RouteCell::flag`].
+const FLAG: u8 = 1 << 7;
 const SETTLED: u8 = 1 << 6;
 const HOME_SHIFT: u32 = 3;
 const PLACE: u8 = QUEUES_MAX as u8 - 1;
@@ -46,7 +48,7 @@ impl Route {
     }
 }
 
-/// A flow's route; none before its first frame.
+/// A flow's route, none before its first frame; and a flag of the flow's, in one byte.
 #[derive(Debug)]
 pub(super) struct RouteCell(AtomicU8);
 
@@ -55,14 +57,22 @@ impl RouteCell {
         Self(AtomicU8::new(0))
     }
 
+    /// Whether the flag is up.
     #[inline(always)]
-    pub(super) fn get(&self) -> Option<Route> {
-        let route = self.0.load(Ordering::Relaxed);
-        (route & SETTLED != 0).then_some(Route(route))
+    pub(super) fn flag(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & FLAG != 0
     }
 
-    pub(super) fn set(&self, route: Option<Route>) {
-        let bits = route.map_or(0, |route| route.0);
+    #[inline(always)]
+    pub(super) fn get(&self) -> Option<Route> {
+        let bits = self.0.load(Ordering::Relaxed);
+        (bits & SETTLED != 0).then_some(Route(bits & !FLAG))
+    }
+
+    /// Before anybody else can look.
+    pub(super) fn reset(&self, route: Option<Route>, flag: bool) {
+        let flag = if flag { FLAG } else { 0 };
+        let bits = route.map_or(0, |route| route.0) | flag;
         self.0.store(bits, Ordering::Relaxed);
     }
 
@@ -71,21 +81,20 @@ impl RouteCell {
     #[cold]
     pub(super) fn claim(&self, own: Route, active: bool, idle_ms: i32) -> Route {
         let free = |bits: u8| bits & SETTLED == 0 || (active && idle_ms >= IDLE_MS);
-        let claimed = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
-                free(bits).then_some(own.0)
-            });
-        claimed.map_or_else(Route, |_| own)
+        let claimed = self.change(|bits| free(bits).then_some(own));
+        claimed.map_or_else(|bits| Route(bits & !FLAG), |_| own)
     }
 
     /// Its packets leave by `queue` from now on.
     pub(super) fn set_queue(&self, queue: usize) {
-        let with_queue = |bits: u8| Some(Route::new(Route(bits).home(), queue).0);
-        // The closure always gives a value, so it is always stored.
-        let _before = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_queue);
+        // Whatever the route is, there is a new one, so it is always stored.
+        let _before = self.change(|bits| Some(Route::new(Route(bits).home(), queue)));
+    }
+
+    fn change(&self, new: impl Fn(u8) -> Option<Route>) -> Result<u8, u8> {
+        let with_flag = |bits: u8| Some(new(bits)?.0 | bits & FLAG);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_flag)
     }
 }
 
@@ -111,10 +120,12 @@ mod tests {
         for home in 0..QUEUES_MAX {
             for queue in 0..QUEUES_MAX {
                 let cell = RouteCell::new();
+                cell.reset(None, queue % 2 == 0);
                 cell.claim(Route::new(home, 0), false, 0);
                 cell.set_queue(queue);
                 let route = cell.get().unwrap();
                 assert_eq!((route.home(), route.queue()), (home, queue));
+                assert_eq!(cell.flag(), queue % 2 == 0);
             }
         }
     }

@@ -23,10 +23,9 @@ use crate::sync::{Arc, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, Unsa
 
 /// In place of a slot number: none.
 const NONE: u32 = u32::MAX;
-/// Flag: the session has this direction.
-const PRESENT: u8 = 1;
-/// Flag: a TCP segment was noted.
-const TCP_NOTED: u8 = 2;
+/// In place of TCP numbers: none were noted. (A segment that has both at their last value
+/// counts as none.)
+const NOT_NOTED: u64 = u64::MAX;
 
 // Slots are overwritten, never dropped.
 const _: () = assert!(!needs_drop::<FlowSpec>());
@@ -56,8 +55,7 @@ pub struct Flow {
     last_seen_ms: AtomicU32,
     tcp_window: AtomicU16,
     state: AtomicU8,
-    /// `PRESENT` is the writer's, set before the flow is published; then the worker's.
-    flags: AtomicU8,
+    /// Its flag: whether the session has this direction.
     route: RouteCell,
     dst_mac: AtomicU64,
     src_mac: AtomicU64,
@@ -82,7 +80,6 @@ impl Flow {
             generation: AtomicU32::new(0),
             partner: AtomicU32::new(NONE),
             state: AtomicU8::new(FlowState::Closing as u8),
-            flags: AtomicU8::new(0),
             route: RouteCell::new(),
             dst_mac: AtomicU64::new(0),
             src_mac: AtomicU64::new(0),
@@ -90,7 +87,7 @@ impl Flow {
             bytes: AtomicU64::new(0),
             last_seen_ms: AtomicU32::new(0),
             tcp_window: AtomicU16::new(0),
-            tcp_numbers: AtomicU64::new(0),
+            tcp_numbers: AtomicU64::new(NOT_NOTED),
             base_packets: AtomicU64::new(0),
             base_bytes: AtomicU64::new(0),
             spec: UnsafeCell::new(MaybeUninit::uninit()),
@@ -112,7 +109,7 @@ impl Flow {
     /// session always has two: no packet finds it, and none is ever forwarded by it.
     #[inline]
     pub fn is_present(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & PRESENT != 0
+        self.route.flag()
     }
 
     /// Where it stands. Who reads `Active` also reads the MACs learned before it.
@@ -175,10 +172,6 @@ impl Flow {
         let numbers = u64::from(seq) << 32 | u64::from(ack);
         self.tcp_numbers.store(numbers, Ordering::Relaxed);
         self.tcp_window.store(window, Ordering::Relaxed);
-        let flags = self.flags.load(Ordering::Relaxed);
-        if flags & TCP_NOTED == 0 {
-            self.flags.store(flags | TCP_NOTED, Ordering::Relaxed);
-        }
     }
 
     /// Where its frames are dealt with and the egress queue pair they leave by, once that is
@@ -216,11 +209,7 @@ impl Flow {
             packets: sum(&self.base_packets, &self.packets),
             bytes: sum(&self.base_bytes, &self.bytes),
             last_seen_ms: self.last_seen_ms.load(Ordering::Relaxed),
-            tcp: (self.flags.load(Ordering::Relaxed) & TCP_NOTED != 0).then_some((
-                (numbers >> 32) as u32,
-                numbers as u32,
-                window,
-            )),
+            tcp: (numbers != NOT_NOTED).then_some(((numbers >> 32) as u32, numbers as u32, window)),
         }
     }
 
@@ -363,9 +352,8 @@ impl SlabWriter {
             counter.store(0, Ordering::Relaxed);
         }
         flow.last_seen_ms.store(0, Ordering::Relaxed);
-        flow.flags
-            .store(if present { PRESENT } else { 0 }, Ordering::Relaxed);
-        flow.route.set(None);
+        flow.tcp_numbers.store(NOT_NOTED, Ordering::Relaxed);
+        flow.route.reset(None, present);
         flow.partner.store(NONE, Ordering::Relaxed);
         flow.state.store(state as u8, Ordering::Relaxed);
         // SAFETY: the slot was on the free list, which holds slots that were never used and
@@ -399,7 +387,7 @@ impl SlabWriter {
         if let Some((seq, ack, window)) = carried.tcp {
             to.note_tcp(seq, ack, window);
         }
-        to.route.set(from.route.get());
+        to.route.reset(from.route.get(), to.is_present());
         let (dst, src) = from.macs();
         to.learn_macs(dst, src);
         let partner = from.partner.load(Ordering::Relaxed);

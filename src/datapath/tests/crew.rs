@@ -221,8 +221,10 @@ impl Pair {
                 if moves && uplink && chance.one_in(2) {
                     self.queue = 1 - self.queue;
                 }
+                // What goes around the guest goes by the queue pair that the guest had used.
                 let waits = self.lanes.iter().any(|lane| lane.has_mail());
-                if guest && !waits && chance.one_in(2) {
+                let around = !moves && !self.book.is_empty();
+                if guest && !waits && !around && chance.one_in(2) {
                     self.guest_queue = 1 - self.guest_queue;
                 }
             }
