@@ -1,8 +1,8 @@
 //! An element between ports that never run dry, and the workers that serve it.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
@@ -27,6 +27,8 @@ const LAN_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 const WAN_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 2]);
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
 const SERVER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
+/// How many CPUs there are; asked before the first pin.
+static CPUS: OnceLock<usize> = OnceLock::new();
 /// A frame of 64 bytes with its check sequence.
 const PAYLOAD: [u8; 18] = [0; 18];
 
@@ -48,7 +50,7 @@ struct Endless {
 }
 
 impl Endless {
-    fn new(frames: Vec<Vec<u8>>, taken: &Arc<AtomicU64>) -> Box<dyn Port> {
+    fn port(frames: Vec<Vec<u8>>, taken: &Arc<AtomicU64>) -> Box<dyn Port> {
         Box::new(Self {
             frames,
             next: 0,
@@ -211,7 +213,10 @@ pub fn start(part: Part) -> Running {
     for (queue, taken) in taken.iter().enumerate() {
         let uplinks = frames((part.first + queue) % 2);
         for (side, frames) in sides.iter_mut().zip(uplinks) {
-            side.push((Endless::new(Vec::new(), taken), Endless::new(frames, taken)));
+            side.push((
+                Endless::port(Vec::new(), taken),
+                Endless::port(frames, taken),
+            ));
         }
     }
     let macs = [LAN_MAC, WAN_MAC];
@@ -239,36 +244,31 @@ pub fn start(part: Part) -> Running {
     let workers = lanes.into_iter().enumerate().map(|(number, lane)| {
         let name = format!("worker-{number}");
         let lanes = vec![lane];
-        let started = Worker::start(&name, clock, Polling::Adaptive, lanes, reports.reporter());
-        pin(&name, part.first + number);
-        started.unwrap()
+        // A thread starts where the one is that starts it.
+        pin(Some(part.first + number));
+        Worker::start(&name, clock, Polling::Adaptive, lanes, reports.reporter()).unwrap()
     });
+    let workers = workers.collect();
+    pin(None);
     Running {
-        workers: workers.collect(),
+        workers,
         taken,
         _book: book,
         _reports: reports,
     }
 }
 
-/// Keeps this process's thread of that name on a CPU.
-fn pin(name: &str, cpu: usize) {
-    let count = std::thread::available_parallelism().unwrap().get();
-    for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let task = task.unwrap();
-        let own = std::fs::read_to_string(task.path().join("comm")).unwrap();
-        if own.trim() != name {
-            continue;
+/// Keeps this thread, and what it starts from now on, on a CPU; `None`: on any.
+fn pin(cpu: Option<usize>) {
+    let count = std::thread::available_parallelism().map_or(1, |count| count.get());
+    // SAFETY: a `cpu_set_t` of zeros is an empty set, and it lives over both calls.
+    let answer = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        match cpu {
+            Some(cpu) => libc::CPU_SET(cpu % CPUS.get_or_init(|| count), &mut set),
+            None => (0..*CPUS.get_or_init(|| count)).for_each(|cpu| libc::CPU_SET(cpu, &mut set)),
         }
-        let thread = task.file_name().to_str().unwrap().parse().unwrap();
-        // SAFETY: a `cpu_set_t` of zeros is an empty set, and it lives over both calls.
-        let answer = unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(cpu % count, &mut set);
-            libc::sched_setaffinity(thread, size_of_val(&set), &set)
-        };
-        assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
-        return;
-    }
-    panic!("no thread {name}");
+        libc::sched_setaffinity(0, size_of_val(&set), &set)
+    };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
 }

@@ -6,6 +6,13 @@
 //! of one element, or alone in a process of their own. Every worker is pinned to a CPU; rounds of
 //! the contenders alternate.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a bench may be blunt"
+)]
+
 mod endless;
 mod report;
 

@@ -107,6 +107,7 @@ pub(super) struct Running {
 
 /// An element that is open and not served yet.
 pub(super) struct OpenElement {
+    #[expect(clippy::vec_box, reason = "each moves to a worker as it is")]
     pub(super) lanes: Vec<Box<Lane>>,
     pub(super) book: Sessions,
     pub(super) info: ElementInfo,

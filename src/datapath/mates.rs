@@ -190,6 +190,7 @@ struct Office {
 pub(super) struct Mates {
     number: usize,
     offices: Arc<[Office]>,
+    #[expect(clippy::vec_box, reason = "a node is posted as the box it is in")]
     spare: Vec<Box<Node<Parcel>>>,
     /// What is being packed, by lane.
     open: Vec<Option<Box<Node<Parcel>>>>,
@@ -241,8 +242,8 @@ impl Mates {
         if frame.data.len() > BYTES {
             return false;
         }
-        let is_full = |parcel: &Box<Node<Parcel>>| !parcel.item.has_room(frame.data.len());
-        if self.open[lane].as_ref().is_some_and(is_full) {
+        let is_full = |parcel: &Node<Parcel>| !parcel.item.has_room(frame.data.len());
+        if self.open[lane].as_deref().is_some_and(is_full) {
             self.post(lane);
         }
         match self.parcel_for(lane) {

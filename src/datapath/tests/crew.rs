@@ -41,6 +41,7 @@ impl Chance {
 /// An element with two lanes, and all that is around it.
 struct Pair {
     now: Moment,
+    #[expect(clippy::vec_box, reason = "as workers take them")]
     lanes: Vec<Box<Lane>>,
     benches: Vec<Bench>,
     events: Vec<Receiver<(ElementId, FlowEvent)>>,
