@@ -66,9 +66,6 @@ pub enum BackendError {
         #[source]
         source: std::io::Error,
     },
-    /// A table was made without a reader.
-    #[error("a flow table has no reader")]
-    Reader,
     /// The configuration was read again and cannot be followed.
     #[error(transparent)]
     Restart(#[from] NeedsRestart),

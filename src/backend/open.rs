@@ -11,13 +11,13 @@ use super::config::{
 use crate::api::convert::VnicNames;
 use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
-use crate::datapath::counters::ElementCounters;
+use crate::datapath::counters::CrewCounters;
+use crate::datapath::crew::{Crew, lanes_of};
 use crate::datapath::keeper::{Books, Keeper, Preparation};
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
-    ElementShape, HandOver, HandOverLimits, HashSeed, Sessions, SessionsLimits, VnicShape,
-    flow_table,
+    ElementShape, HandOverLimits, HashSeed, Sessions, SessionsLimits, VnicShape, flow_table,
 };
 use crate::packet::{MacAddr, VnicId};
 use crate::port::shared::{self, Selector, SharedDevice};
@@ -41,7 +41,9 @@ pub(super) struct ElementInfo {
     pub(super) vnics: Vec<Option<Arc<VnicInfo>>>,
     /// Names of those, apart from their devices, which nobody is to keep open.
     pub(super) names: Arc<Names>,
-    pub(super) counters: Arc<ElementCounters>,
+    pub(super) counters: CrewCounters,
+    /// How many workers serve it.
+    pub(super) lanes: usize,
 }
 
 /// The names of an element's vNICs, by number.
@@ -105,14 +107,15 @@ pub(super) struct Running {
 
 /// An element that is open and not served yet.
 pub(super) struct OpenElement {
-    pub(super) lane: Box<Lane>,
+    #[expect(clippy::vec_box, reason = "each moves to a worker as it is")]
+    pub(super) lanes: Vec<Box<Lane>>,
     pub(super) book: Sessions,
     pub(super) info: ElementInfo,
 }
 
-/// The number of the worker that serves an element.
-pub(super) fn worker_of(ElementId(id): ElementId, workers: usize) -> usize {
-    id as usize % workers.max(1)
+/// The number of the worker that has a lane of an element.
+pub(super) fn worker_of(ElementId(id): ElementId, lane: usize, workers: usize) -> usize {
+    (id as usize + lane) % workers.max(1)
 }
 
 /// Opens all devices and starts all threads.
@@ -128,9 +131,15 @@ pub(super) fn open(config: &Config) -> Result<(Running, SharedDevices), BackendE
     }
     for (number, element) in config.elements.iter().enumerate() {
         let id = ElementId(number as u32);
-        let OpenElement { lane, book, info } =
-            open_element(id, element, &shared, &config.hand_over)?;
-        lanes[worker_of(id, workers)].push(lane);
+        let opened = open_element(id, element, &shared, &config.hand_over, workers)?;
+        let OpenElement {
+            lanes: own,
+            book,
+            info,
+        } = opened;
+        for (number, lane) in own.into_iter().enumerate() {
+            lanes[worker_of(id, number, workers)].push(lane);
+        }
         books.insert(id, book);
         elements.push(Arc::new(info));
     }
@@ -172,6 +181,7 @@ pub(super) fn open_element(
     config: &ElementConfig,
     shared: &SharedDevices,
     hand_over: &HandOverConfig,
+    workers: usize,
 ) -> Result<OpenElement, BackendError> {
     let mut vnics = Vec::new();
     let mut infos = Vec::new();
@@ -181,20 +191,18 @@ pub(super) fn open_element(
         infos.push(Some(Arc::new(info)));
     }
     let flows = config.sessions * FLOWS_A_SESSION;
-    let (writer, mut readers) = flow_table(flows, 1, HashSeed::random());
-    let reader = readers.pop().ok_or(BackendError::Reader)?;
+    let (writer, readers) = flow_table(flows, lanes_of(&vnics, workers), HashSeed::random());
     let shape = ElementShape::new(config.vnics.iter().map(shape_of));
     let book = Sessions::new(shape, writer, SessionsLimits::default());
-    let counters = Arc::new(ElementCounters::default());
-    let lane = Lane::new(
+    let crew = Crew {
         id,
-        reader,
-        HandOver::new(limits_of(hand_over)),
         vnics,
-        counters.clone(),
-        book.signals(),
-        config.punt_rate,
-    );
+        signals: book.signals(),
+        limits: limits_of(hand_over),
+        punt_rate: config.punt_rate,
+    };
+    let threads = |source| BackendError::Threads { source };
+    let (lanes, counters) = crew.lanes(readers).map_err(threads)?;
     let info = ElementInfo {
         id,
         name: config.name.clone(),
@@ -202,12 +210,9 @@ pub(super) fn open_element(
         names: Arc::new(Names::of(&infos)),
         vnics: infos,
         counters,
+        lanes: lanes.len(),
     };
-    Ok(OpenElement {
-        lane: Box::new(lane),
-        book,
-        info,
-    })
+    Ok(OpenElement { lanes, book, info })
 }
 
 /// What requests may know of a vNIC.

@@ -22,7 +22,9 @@ use super::{BackendError, bytes_per_session, chain_of};
 use crate::api::convert::VnicNames;
 use crate::api::error::ApiError;
 use crate::api::reload::{Change, ReloadOutput};
-use crate::datapath::ElementId;
+use crate::datapath::lane::{Lane, Vnic};
+use crate::datapath::lanes::Lanes;
+use crate::datapath::{ElementId, PuntRate};
 use crate::packet::VnicId;
 
 /// How long a removed vNIC's sessions may take to end; all of it only if a worker stands still.
@@ -100,15 +102,19 @@ impl Applied {
             Step::AddElement(element) => {
                 let id = ElementId(self.next);
                 self.next += 1;
-                let opened = open_element(id, element, &self.shared, &self.config.hand_over);
+                let (shared, limits) = (&self.shared, &self.config.hand_over);
+                let opened = open_element(id, element, shared, limits, backend.workers());
                 add(backend, opened.map_err(failed)?).await
             }
             Step::Plug { element, vnic } => plug(backend, element, vnic, &self.shared).await,
             Step::PuntRate { element, rate } => {
-                let (id, rate) = (backend.element(element)?.id, *rate);
-                backend
-                    .order(id, move |lanes| lanes.set_punt_rate(id, rate))
-                    .await
+                let (element, rate) = (backend.element(element)?, PuntRate::new(*rate));
+                let id = element.id;
+                let orders = (0..element.lanes).map(|_| {
+                    let rate = rate.clone();
+                    move |lanes: &mut Lanes| lanes.set_punt_rate(id, rate)
+                });
+                backend.order_all(id, orders).await.map(drop)
             }
         }
     }
@@ -120,19 +126,25 @@ impl Applied {
     }
 }
 
+/// A lane that its worker has given back; none if it had none.
+type Gone = Option<Box<Lane>>;
+
 /// Takes an element in.
 async fn add(backend: &Backend, opened: OpenElement) -> Result<(), ApiError> {
-    let OpenElement { lane, book, info } = opened;
+    let OpenElement { lanes, book, info } = opened;
     let id = info.id;
     backend
         .ask(move |books, _| {
             books.insert(id, book);
         })
         .await?;
-    let admitted = backend.order(id, move |lanes| lanes.admit(lane)).await;
-    if let Err(error) = admitted.and_then(|admitted| admitted.map_err(unwatched)) {
+    let orders = lanes.into_iter();
+    let orders = orders.map(|lane| move |lanes: &mut Lanes| lanes.admit(lane));
+    let admitted = backend.order_all(id, orders).await;
+    if let Err(error) = admitted.and_then(all_watched) {
+        let lanes = dismiss(backend, &info).await;
         let book = backend.ask(move |books, _| books.remove(&id)).await;
-        let_go((book, info)).await;
+        let_go((lanes, book, info)).await;
         return Err(error);
     }
     let mut elements = backend.elements().to_vec();
@@ -141,16 +153,23 @@ async fn add(backend: &Backend, opened: OpenElement) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Takes an element's lanes from their workers.
+async fn dismiss(backend: &Backend, element: &ElementInfo) -> Result<Vec<Gone>, ApiError> {
+    let id = element.id;
+    let orders = (0..element.lanes).map(|_| move |lanes: &mut Lanes| lanes.dismiss(id));
+    backend.order_all(id, orders).await
+}
+
 /// Takes an element out, with its sessions.
 async fn remove(backend: &Backend, name: &str) -> Result<(), ApiError> {
     let element = backend.element(name)?;
     let id = element.id;
-    let lane = backend.order(id, move |lanes| lanes.dismiss(id)).await?;
+    let lanes = dismiss(backend, &element).await?;
     let book = backend.ask(move |books, _| books.remove(&id)).await?;
     let mut elements = backend.elements().to_vec();
     elements.retain(|other| other.id != id);
     backend.set_elements(elements);
-    let_go((lane, book, element)).await;
+    let_go((lanes, book, element)).await;
     Ok(())
 }
 
@@ -164,11 +183,12 @@ async fn plug(
     let owner = backend.element(element)?;
     let (id, at) = (owner.id, owner.free_place());
     let (vnic, info) = open_vnic(element, config, shared).map_err(failed)?;
-    let plugged = backend
-        .order(id, move |lanes| lanes.plug(id, at, vnic))
-        .await;
-    if let Err(error) = plugged.and_then(|plugged| plugged.map_err(unwatched)) {
-        let_go(info).await;
+    let parts = vnic.split(owner.lanes).into_iter();
+    let orders = parts.map(|part| move |lanes: &mut Lanes| lanes.plug(id, at, part));
+    let plugged = backend.order_all(id, orders).await;
+    if let Err(error) = plugged.and_then(all_watched) {
+        let parts = take_out(backend, &owner, at).await;
+        let_go((parts, info)).await;
         return Err(error);
     }
     let shape = shape_of(config);
@@ -189,10 +209,21 @@ async fn unplug(backend: &Backend, element: &str, vnic: &str) -> Result<(), ApiE
         .ask_book(id, move |book, now| book.unplug(at, now))
         .await?;
     settle(backend, id, at).await?;
-    let gone = backend.order(id, move |lanes| lanes.unplug(id, at)).await?;
+    let gone = take_out(backend, &owner, at).await?;
     replace(backend, &owner, owner.with(at, None));
     let_go((gone, owner)).await;
     Ok(())
+}
+
+/// Takes a vNIC's queue pairs from an element's workers.
+async fn take_out(
+    backend: &Backend,
+    element: &ElementInfo,
+    at: VnicId,
+) -> Result<Vec<Option<Vnic>>, ApiError> {
+    let id = element.id;
+    let orders = (0..element.lanes).map(|_| move |lanes: &mut Lanes| lanes.unplug(id, at));
+    backend.order_all(id, orders).await
 }
 
 /// Waits until the workers have let go of a vNIC's sessions, and given their guest what they
@@ -225,6 +256,11 @@ fn failed(error: BackendError) -> ApiError {
     ApiError::failed(chain_of(&error))
 }
 
-fn unwatched(error: std::io::Error) -> ApiError {
-    ApiError::failed(format!("a worker cannot watch its descriptors: {error}"))
+fn all_watched(outcomes: Vec<std::io::Result<()>>) -> Result<(), ApiError> {
+    let unwatched =
+        |error| ApiError::failed(format!("a worker cannot watch its descriptors: {error}"));
+    outcomes
+        .into_iter()
+        .collect::<Result<(), _>>()
+        .map_err(unwatched)
 }

@@ -100,14 +100,38 @@ impl Backend {
             .ok_or_else(|| ApiError::failed("the element is gone"))
     }
 
-    /// Runs `order` on the thread of the worker that serves an element.
-    pub(super) async fn order<R: Send + 'static>(
+    /// How many workers there are.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Runs an order for each lane of an element on the thread of the worker that has it, one
+    /// after the other, and says what came of each.
+    pub(super) async fn order_all<R: Send + 'static, O>(
         &self,
         element: ElementId,
+        orders: impl IntoIterator<Item = O>,
+    ) -> Result<Vec<R>, ApiError>
+    where
+        O: FnOnce(&mut Lanes) -> R + Send + 'static,
+    {
+        let mut outcomes = Vec::new();
+        for (lane, order) in orders.into_iter().enumerate() {
+            outcomes.push(self.order(element, lane, order).await?);
+        }
+        Ok(outcomes)
+    }
+
+    async fn order<R: Send + 'static>(
+        &self,
+        element: ElementId,
+        lane: usize,
         order: impl FnOnce(&mut Lanes) -> R + Send + 'static,
     ) -> Result<R, ApiError> {
         let (answer, answered) = oneshot::channel();
-        let worker = self.workers.get(worker_of(element, self.workers.len()));
+        let worker = self
+            .workers
+            .get(worker_of(element, lane, self.workers.len()));
         let worker = worker.ok_or_else(ending)?;
         locked(worker)
             .submit(move |lanes| {

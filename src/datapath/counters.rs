@@ -3,8 +3,11 @@
 //! *Promises*: forwarded, punted, passed on and dropped packets are disjoint; with what is
 //! parked they add up to what came in ([`Snapshot::is_conserved`]). Packets are wire packets
 //! (a GSO frame counts its segments), bytes are L3 bytes.
-//! *Caller's duty*: one worker writes, anybody reads.
+//! *Caller's duty*: one worker writes, anybody reads: an element has a set of counters for each
+//! of its lanes, added when read ([`CrewCounters`]). A packet that goes on at another lane counts
+//! as what became of it there.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::flow::hand_over::HandOverStats;
@@ -222,6 +225,31 @@ impl ElementCounters {
     }
 }
 
+/// The counters of all lanes of an element.
+#[derive(Clone, Debug)]
+pub struct CrewCounters(Vec<Arc<ElementCounters>>);
+
+impl CrewCounters {
+    /// One set for each lane.
+    pub fn new(lanes: Vec<Arc<ElementCounters>>) -> Self {
+        Self(lanes)
+    }
+
+    /// The sums of all values; of transit times the longest.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut lanes = self.0.iter().map(|lane| lane.snapshot());
+        let first = lanes
+            .next()
+            .unwrap_or_else(|| ElementCounters::default().snapshot());
+        lanes.fold(first, Snapshot::and)
+    }
+
+    /// One lane's values.
+    pub fn lanes(&self) -> impl Iterator<Item = Snapshot> {
+        self.0.iter().map(|lane| lane.snapshot())
+    }
+}
+
 /// A copy of [`Traffic`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TrafficSnapshot {
@@ -258,7 +286,38 @@ pub struct Snapshot {
     pub hand_over: HandOverStats,
 }
 
+impl TrafficSnapshot {
+    fn and(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
 impl Snapshot {
+    /// Two lanes of one element together.
+    fn and(mut self, other: Self) -> Self {
+        for (own, other) in self.punts.iter_mut().zip(other.punts) {
+            own.1 += other.1;
+        }
+        for (own, other) in self.drops.iter_mut().zip(other.drops) {
+            own.1 += other.1;
+        }
+        Self {
+            from_uplink: self.from_uplink.and(other.from_uplink),
+            from_guest: self.from_guest.and(other.from_guest),
+            forwarded: self.forwarded.and(other.forwarded),
+            passed: self.passed.and(other.passed),
+            punted: self.punted.and(other.punted),
+            parked: self.parked + other.parked,
+            busy_ns: self.busy_ns + other.busy_ns,
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            hand_over: self.hand_over.and(&other.hand_over),
+            ..self
+        }
+    }
+
     /// Packets of one punt reason.
     pub fn punted_for(&self, reason: PuntReason) -> u64 {
         self.punts[reason.index()].1

@@ -6,6 +6,8 @@
 //! segmented frame counts as refused when any piece of it was.
 //! *Caller's duty*: at most [`Burst::FRAMES_MAX`] frames a call.
 
+use super::mates::{Label, Mates};
+use super::vnic::Way;
 use crate::packet::segment::{Segments, fits};
 use crate::packet::{Burst, DropReason, TxFrame};
 use crate::port::{Port, TxReport};
@@ -48,6 +50,8 @@ impl Refusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Delivered,
+    /// Its way goes on at another lane, where it counts.
+    HandedOn,
     Refused(Refusal),
 }
 
@@ -69,19 +73,40 @@ impl Patience {
     }
 }
 
+/// Sends `frames` a way (`None`: nothing runs there) and tells the outcome of each. `label` says
+/// what another lane is to do with a frame, for the queue pair it is given.
+#[inline]
+pub(super) fn send(
+    patience: Patience,
+    way: Option<Way<'_>>,
+    mates: &mut Option<Mates>,
+    frames: &[TxFrame<'_>],
+    label: impl Fn(usize, usize) -> Label,
+    adapted: &mut Burst,
+    mut outcome: impl FnMut(usize, Outcome),
+) {
+    match (way, mates) {
+        (Some(Way::Elsewhere { lane, queue }), Some(mates)) => {
+            for (place, frame) in frames.iter().enumerate() {
+                let told = match mates.send(lane, frame, label(place, queue)) {
+                    true => Outcome::HandedOn,
+                    false => Outcome::Refused(Refusal::Full),
+                };
+                outcome(place, told);
+            }
+        }
+        (Some(Way::Here(port)), _) => {
+            deliver(patience, Some(port), frames, adapted, outcome);
+        }
+        (Some(Way::Elsewhere { .. }) | None, _) => {
+            deliver(patience, None, frames, adapted, outcome);
+        }
+    }
+}
+
 /// Hands `frames` to `port` (`None`: it is not running) and tells the outcome of each.
 /// `adapted` is scratch space.
 pub(super) fn deliver(
-    port: Option<&mut dyn Port>,
-    frames: &[TxFrame<'_>],
-    adapted: &mut Burst,
-    outcome: impl FnMut(usize, Outcome),
-) {
-    deliver_with(Patience::None, port, frames, adapted, outcome);
-}
-
-/// The same, with more or less patience.
-pub(super) fn deliver_with(
     patience: Patience,
     port: Option<&mut dyn Port>,
     frames: &[TxFrame<'_>],

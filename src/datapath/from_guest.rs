@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use super::counters::{Sum, Wire};
-use super::deliver::{Outcome, Patience, deliver, deliver_with};
+use super::deliver::{Outcome, Patience, send};
 use super::from_uplink::{Each, destination, wire_of};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
+use super::mates::{Errand, Label, Sighting};
 use super::parking::Parked;
 use crate::flow::hand_over::{GuestSent, Release, ReleaseTo};
 use crate::flow::{CloseCode, FlowId, FlowRef, FlowState, Moment, Pin};
@@ -50,6 +51,7 @@ impl Lane {
         if count == 0 {
             return 0;
         }
+        let came = self.collect(bench, now);
         let mut wire = [Wire::default(); Burst::FRAMES_MAX];
         let ingoing = Ingoing { vnic, queue, now };
         let pin = self.table.pin();
@@ -82,7 +84,7 @@ impl Lane {
         }
         self.pipe.counters.from_guest.add_all(&wire[..count]);
         self.pipe.pass(vnic, queue, sent..count, &wire, bench);
-        count
+        came + count
     }
 
     /// What the hand-over's clock asks for: flows that have been parked too long go to the guest.
@@ -126,52 +128,75 @@ impl Pipe {
         if !matches!(flow.state(), FlowState::Pending | FlowState::Draining) {
             return None;
         }
-        self.prove(
-            flow,
-            &frame_facts(&frame, &parsed),
-            &parsed,
-            index,
-            bench,
-            ingoing,
-        )
+        let sighting = self.sighting(flow, &parsed, &frame, ingoing.queue);
+        let lane = self.mates.as_ref().map(|mates| mates.number());
+        let home = flow.route().map(|route| route.home());
+        match (&mut self.mates, home) {
+            (Some(mates), Some(home)) if Some(home) != lane => {
+                mates.sight(home, sighting);
+                return None;
+            }
+            // Nothing of it came in yet, so it is at home nowhere.
+            (Some(_), None) => return None,
+            _ => {}
+        }
+        self.prove(flow, &sighting, bench, ingoing.now)
+            .then_some(Behind {
+                after: index + 1,
+                flow: flow.id(),
+            })
     }
 
-    /// A frame with the tuple a waiting flow is to have: proof, or the end of its drain.
-    fn prove(
+    /// What a frame of the guest says about a flow that waits.
+    fn sighting(
+        &self,
+        flow: FlowRef<'_>,
+        parsed: &Parsed,
+        frame: &Frame<'_>,
+        queue: usize,
+    ) -> Sighting {
+        let src_mac = frame.data.get(6..12);
+        Sighting {
+            flow: flow.id(),
+            marker: Marker::of(frame.data, parsed),
+            dst_mac: destination(frame.data),
+            src_mac: src_mac.map_or(MacAddr::default(), destination),
+            exact: flow.rewrite().matches(frame.data, parsed),
+            queue,
+        }
+    }
+
+    /// A frame with the tuple a waiting flow is to have: proof, or the end of its drain. Says
+    /// whether the flow's parked frames are to follow it.
+    pub(super) fn prove(
         &mut self,
         flow: FlowRef<'_>,
-        facts: &Facts,
-        parsed: &Parsed,
-        index: usize,
+        seen: &Sighting,
         bench: &mut Bench,
-        ingoing: Ingoing,
-    ) -> Option<Behind> {
-        let exact = flow
-            .rewrite()
-            .matches(bench.burst.frame(index).data, parsed);
-        let sent = self.hand_over.guest_sent(
-            flow,
-            facts.marker,
-            facts.dst_mac,
-            facts.src_mac,
+        now: Moment,
+    ) -> bool {
+        let Sighting {
+            marker,
+            dst_mac,
+            src_mac,
             exact,
-            ingoing.now,
-        );
+            ..
+        } = *seen;
+        let sent = self
+            .hand_over
+            .guest_sent(flow, marker, dst_mac, src_mac, exact, now);
         self.tell_events(bench);
         match sent {
-            GuestSent::Nothing => None,
+            GuestSent::Nothing => false,
             GuestSent::Activated { release } => {
-                flow.settle_egress_queue(ingoing.queue);
-                release.then_some(Behind {
-                    after: index + 1,
-                    flow: flow.id(),
-                })
+                flow.settle_egress_queue(seen.queue);
+                release
             }
             GuestSent::Disproved { release } => {
                 if release {
                     self.release_to_guest(flow.id(), bench);
                 }
-                None
+                false
             }
         }
     }
@@ -188,16 +213,24 @@ impl Pipe {
         let Bench { burst, adapted, .. } = bench;
         let frames: Each<Frame<'_>> = range.clone().map(|index| burst.frame(index)).collect();
         let counters = &self.counters;
-        let port = self.vnics[vnic].uplink.toward(queue);
+        let way = self.vnics[vnic].uplink.toward(queue);
+        let label = |place: usize, queue| Label {
+            errand: Errand::Pass,
+            vnic,
+            queue,
+            wire: wire[range.start + place],
+        };
         let mut passed = Sum::default();
-        let told = |place, outcome| {
+        let told = |place: usize, outcome| {
             let wire = wire[range.start + place];
             match outcome {
                 Outcome::Delivered => passed.add(wire),
+                Outcome::HandedOn => {}
                 Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
             }
         };
-        deliver_with(Patience::Waits, port, &frames, adapted, told);
+        let waits = Patience::Waits;
+        send(waits, way, &mut self.mates, &frames, label, adapted, told);
         counters.passed.add_sum(passed);
     }
 
@@ -259,20 +292,25 @@ impl Pipe {
             for (frame, parked) in frames.iter_mut().zip(chunk) {
                 *frame = parked.frame();
             }
-            let port = self.vnics[vnic].guest.toward(queue);
+            let way = self.vnics[vnic].guest.toward(queue);
             let counters = &self.counters;
-            deliver(
-                port,
-                &frames[..chunk.len()],
-                &mut bench.adapted,
-                |place, outcome| {
-                    let wire = chunk[place].wire;
-                    match outcome {
-                        Outcome::Delivered => counters.punt(PuntReason::DrainBound, wire),
-                        Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
-                    }
-                },
-            );
+            let label = |place: usize, queue| Label {
+                errand: Errand::Punt(PuntReason::DrainBound),
+                vnic,
+                queue,
+                wire: chunk[place].wire,
+            };
+            let told = |place: usize, outcome| {
+                let wire = chunk[place].wire;
+                match outcome {
+                    Outcome::Delivered => counters.punt(PuntReason::DrainBound, wire),
+                    Outcome::HandedOn => {}
+                    Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
+                }
+            };
+            let (frames, adapted) = (&frames[..chunk.len()], &mut bench.adapted);
+            let none = Patience::None;
+            send(none, way, &mut self.mates, frames, label, adapted, told);
         }
         self.unparked(parked)
     }
@@ -300,21 +338,32 @@ impl Pipe {
                 *frame = released.frame(place);
             }
             let counters = &self.counters;
-            let port = self
+            let way = self
                 .vnics
                 .get_mut(egress)
                 .and_then(|vnic| vnic.uplink.toward(queue));
             let now_ms = now.millis() as u32;
-            deliver(port, &frames[..fitting], adapted, |place, outcome| {
+            let label = |place: usize, queue| Label {
+                errand: Errand::Forward,
+                vnic: egress,
+                queue,
+                wire: chunk[place].wire,
+            };
+            let told = |place: usize, outcome| {
                 let wire = chunk[place].wire;
                 match outcome {
-                    Outcome::Delivered => {
-                        counters.forwarded.add(wire);
+                    Outcome::Delivered | Outcome::HandedOn => {
+                        if outcome == Outcome::Delivered {
+                            counters.forwarded.add(wire);
+                        }
                         flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
                     }
                     Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
                 }
-            });
+            };
+            let frames = &frames[..fitting];
+            let none = Patience::None;
+            send(none, way, &mut self.mates, frames, label, adapted, told);
             rest = later;
         }
         self.unparked(parked)
@@ -354,24 +403,6 @@ impl Pipe {
         self.parking.recycle(parked);
         self.counters.parked.set(self.parking.packets());
         count
-    }
-}
-
-/// What the hand-over wants to know of a guest's frame.
-struct Facts {
-    marker: Marker,
-    dst_mac: MacAddr,
-    src_mac: MacAddr,
-}
-
-fn frame_facts(frame: &Frame<'_>, parsed: &Parsed) -> Facts {
-    Facts {
-        marker: Marker::of(frame.data, parsed),
-        dst_mac: destination(frame.data),
-        src_mac: frame
-            .data
-            .get(6..12)
-            .map_or(MacAddr::default(), destination),
     }
 }
 

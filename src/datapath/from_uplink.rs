@@ -5,10 +5,11 @@ use std::cell::Cell;
 use arrayvec::ArrayVec;
 
 use super::counters::{Sum, Wire};
-use super::deliver::{Outcome, deliver};
+use super::deliver::{Outcome, Patience, Refusal, send};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
+use super::mates::{Errand, Label};
 use crate::flow::hand_over::Ingress;
-use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin};
+use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin, Route};
 use crate::packet::{
     Burst, DropReason, FlowKey, Frame, MacAddr, Marker, Parsed, PuntReason, VnicId, parse_here,
 };
@@ -21,6 +22,8 @@ pub(super) type Each<T> = ArrayVec<T, { Burst::FRAMES_MAX }>;
 enum Fate<'p> {
     Punt(PuntReason),
     Forward(FlowRef<'p>),
+    /// Its flow is at home on that lane.
+    HandOn(usize),
     /// Nothing is left to be done: parked, or handed over already.
     Settled,
 }
@@ -53,23 +56,36 @@ impl Lane {
         if count == 0 {
             return 0;
         }
-        let ingoing = Ingoing { vnic, queue, now };
+        let came = self.collect(bench, now);
         let mut sorted = Sorted::default();
         sorted.sort(&bench.burst, VnicId(vnic as u16));
+        self.pipe.counters.from_uplink.add_all(&sorted.wire);
+        self.see_through(&sorted, Ingoing { vnic, queue, now }, bench);
+        came + count
+    }
+
+    /// Frames of the burst that another lane has received, and counted.
+    pub(super) fn see_others_through(&mut self, ingoing: Ingoing, bench: &mut Bench) {
+        let mut sorted = Sorted::default();
+        sorted.sort(&bench.burst, VnicId(ingoing.vnic as u16));
+        self.see_through(&sorted, ingoing, bench);
+    }
+
+    #[inline(always)]
+    fn see_through(&mut self, sorted: &Sorted, ingoing: Ingoing, bench: &mut Bench) {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
-        let mut fates = look_up(&pin, &sorted);
+        let mut fates = look_up(&pin, sorted);
         let fates = &mut fates[..];
-        self.pipe.counters.from_uplink.add_all(&sorted.wire);
         let mut waiting = 0u64;
-        for index in 0..count.min(fates.len()) {
-            let fate = self.pipe.judge(&pin, fates, &sorted, index, ingoing, bench);
-            fates[index] = rewrite(fate, &sorted, index, bench);
+        for index in 0..fates.len() {
+            let fate = self.pipe.judge(&pin, fates, sorted, index, ingoing, bench);
+            fates[index] = rewrite(fate, sorted, index, bench);
             waiting |= u64::from(matches!(fates[index], Fate::Forward(_))) << index;
         }
-        self.pipe.forward(fates, &sorted, waiting, ingoing, bench);
-        self.pipe.punt(fates, &sorted, ingoing, bench);
-        count
+        self.pipe.forward(fates, sorted, waiting, ingoing, bench);
+        self.pipe.punt(fates, sorted, ingoing, bench);
+        self.pipe.hand_on(fates, sorted, ingoing, bench);
     }
 }
 
@@ -166,6 +182,9 @@ impl Pipe {
         if dst_mac != flow.ingress_mac() {
             return Fate::Punt(PuntReason::OtherMac);
         }
+        if let Some(lane) = self.home_elsewhere(flow, ingoing) {
+            return Fate::HandOn(lane);
+        }
         if let Some(reason) = parsed.control(frame.data) {
             let code = close_code(reason, parsed, frame.data);
             self.punt_earlier(&mut fates[..index], sorted, ingoing, bench);
@@ -199,10 +218,24 @@ impl Pipe {
             _ => {
                 let vnic = self.vnics.get(usize::from(egress.0));
                 let can = vnic.is_some_and(|vnic| vnic.uplink.can_transmit());
+                if let (false, Some(vnic), Some(mates)) = (can, vnic, &self.mates) {
+                    vnic.uplink.owners().for_each(|lane| mates.nudge(lane));
+                }
                 sorted.reached.set(Some((egress, can)));
                 can
             }
         }
+    }
+
+    /// The lane that a flow is at home on, if not on this one.
+    #[inline]
+    fn home_elsewhere(&self, flow: FlowRef<'_>, ingoing: Ingoing) -> Option<usize> {
+        let own = Route::new(self.mates.as_ref()?.number(), ingoing.queue);
+        if flow.route() == Some(own) {
+            return None;
+        }
+        let home = flow.claim_route(own, ingoing.now.millis() as u32).home();
+        (home != own.home()).then_some(home)
     }
 
     /// A packet of a flow that is not active: the hand-over machine decides. What the guest
@@ -242,6 +275,7 @@ impl Pipe {
                 Fate::Punt(must_see.unwrap_or(PuntReason::DrainBound))
             }
             Ingress::ReleaseThenForward => {
+                let queue = flow.route().map_or(queue, Route::queue);
                 self.release_to_egress(flow, queue, bench, now);
                 self.tell_events(bench);
                 Fate::Forward(flow)
@@ -308,7 +342,7 @@ impl Pipe {
             let Fate::Forward(flow) = &fates[index] else {
                 continue;
             };
-            let queue = flow.egress_queue().unwrap_or(ingoing.queue);
+            let queue = flow.route().map_or(ingoing.queue, Route::queue);
             let own = (flow.egress(), queue);
             if *egress.get_or_insert(own) == own {
                 frames.push(burst.frame(index));
@@ -316,19 +350,28 @@ impl Pipe {
                 taken |= 1 << index;
             }
         }
-        let port = egress.and_then(|(vnic, queue)| {
+        let way = egress.and_then(|(vnic, queue)| {
             let vnic = self.vnics.get_mut(usize::from(vnic.0))?;
             vnic.uplink.toward(queue)
         });
         let now_ms = ingoing.now.millis() as u32;
         let counters = &self.counters;
+        let vnic = egress.map_or(0, |(vnic, _)| usize::from(vnic.0));
+        let label = |place: usize, queue| Label {
+            errand: Errand::Forward,
+            vnic,
+            queue,
+            wire: sorted.wire[usize::from(places[place])],
+        };
         let mut forwarded = Sum::default();
-        deliver(port, &frames, adapted, |place, outcome| {
+        let told = |place: usize, outcome| {
             let index = usize::from(places[place]);
             let wire = sorted.wire[index];
             match (outcome, &fates[index]) {
-                (Outcome::Delivered, Fate::Forward(flow)) => {
-                    forwarded.add(wire);
+                (Outcome::Delivered | Outcome::HandedOn, Fate::Forward(flow)) => {
+                    if outcome == Outcome::Delivered {
+                        forwarded.add(wire);
+                    }
                     flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
                     if let Ok(parsed) = &sorted.parsed[index]
                         && let Some((seq, ack, window)) = parsed.tcp_position(frames[place].data)
@@ -337,9 +380,11 @@ impl Pipe {
                     }
                 }
                 (Outcome::Refused(refusal), _) => counters.lose(refusal.by_uplink(), wire),
-                (Outcome::Delivered, _) => {}
+                (Outcome::Delivered | Outcome::HandedOn, _) => {}
             }
-        });
+        };
+        let none = Patience::None;
+        send(none, way, &mut self.mates, &frames, label, adapted, told);
         counters.forwarded.add_sum(forwarded);
         taken
     }
@@ -381,16 +426,47 @@ impl Pipe {
         if !self.meter.is_open() {
             self.meter_out(&mut frames, &mut reasons, sorted, ingoing.now);
         }
-        let port = self.vnics[ingoing.vnic].guest.toward(ingoing.queue);
+        let way = self.vnics[ingoing.vnic].guest.toward(ingoing.queue);
         let counters = &self.counters;
-        deliver(port, &frames, adapted, |place, outcome| {
+        let label = |place: usize, queue| Label {
+            errand: Errand::Punt(reasons[place].0),
+            vnic: ingoing.vnic,
+            queue,
+            wire: sorted.wire[usize::from(reasons[place].1)],
+        };
+        let told = |place: usize, outcome| {
             let (reason, index) = reasons[place];
             let wire = sorted.wire[usize::from(index)];
             match outcome {
                 Outcome::Delivered => counters.punt(reason, wire),
+                Outcome::HandedOn => {}
                 Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
             }
-        });
+        };
+        let none = Patience::None;
+        send(none, way, &mut self.mates, &frames, label, adapted, told);
+    }
+
+    /// Frames of flows that are at home on other lanes go there.
+    #[inline]
+    fn hand_on(&mut self, fates: &[Fate<'_>], sorted: &Sorted, ingoing: Ingoing, bench: &Bench) {
+        let Some(mates) = &mut self.mates else {
+            return;
+        };
+        for (index, fate) in fates.iter().enumerate() {
+            let Fate::HandOn(lane) = *fate else {
+                continue;
+            };
+            let label = Label {
+                errand: Errand::Decide,
+                vnic: ingoing.vnic,
+                queue: ingoing.queue,
+                wire: sorted.wire[index],
+            };
+            if !mates.send(lane, &bench.burst.frame(index), label) {
+                self.counters.lose(Refusal::Full.by_uplink(), label.wire);
+            }
+        }
     }
 }
 

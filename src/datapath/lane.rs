@@ -1,4 +1,5 @@
-//! A lane: one element as its worker sees it.
+//! A lane: one element as a worker sees it: its queue pairs there. An element that several
+//! workers serve has a lane on each ([`super::mates`]).
 //!
 //! *Promises*: everything a packet of this element can reach hangs on its lane; there is no
 //! way to another element's tables or ports.
@@ -13,122 +14,19 @@ use super::ElementId;
 use super::clock::Time;
 use super::counters::ElementCounters;
 use super::cpu::Claim;
+use super::mates::Mates;
 use super::pace::Pace;
 use super::parking::Parking;
 use super::poller::EpollSet;
-use super::punt_meter::PuntMeter;
+use super::punt_meter::{PuntMeter, PuntRate};
 use super::schedule::{Account, Crowd, Mix};
+pub use super::vnic::Vnic;
 use crate::flow::hand_over::{HandOver, Release};
 use crate::flow::queue::Sender;
 use crate::flow::sessions::ElementSignals;
 use crate::flow::{FlowEvent, Moment, TableReader};
-use crate::packet::{Burst, MacAddr, PeerOffloads};
-use crate::port::{Armed, Device, PollRegistry, Poller, Port};
-
-/// One side of a vNIC: a device's queue pairs, in order.
-#[derive(Default)]
-pub(super) struct Side {
-    ports: Vec<Box<dyn Port>>,
-}
-
-impl Side {
-    /// The port for traffic that came in by queue pair `queue` of the other side: the same
-    /// number if it runs here, else the first that runs, so that a flow keeps its queue.
-    pub(super) fn toward(&mut self, queue: usize) -> Option<&mut dyn Port> {
-        let same = queue % self.ports.len().max(1);
-        let chosen = match self.ports.get(same) {
-            Some(port) if port.can_transmit() => same,
-            _ => self.ports.iter().position(|port| port.can_transmit())?,
-        };
-        self.ports
-            .get_mut(chosen)
-            .map(|port| &mut **port as &mut dyn Port)
-    }
-
-    pub(super) fn port(&mut self, queue: usize) -> Option<&mut dyn Port> {
-        self.ports
-            .get_mut(queue)
-            .map(|port| &mut **port as &mut dyn Port)
-    }
-
-    /// Whether the port toward queue pair `queue` keeps frames that found no room.
-    pub(super) fn is_held_up(&mut self, queue: usize) -> bool {
-        self.toward(queue).is_some_and(Port::is_held_up)
-    }
-
-    pub(super) fn can_transmit(&self) -> bool {
-        self.ports.iter().any(|port| port.can_transmit())
-    }
-}
-
-/// A vNIC as the datapath knows it. One without ports is an empty place among others.
-#[derive(Default)]
-pub struct Vnic {
-    /// The MAC its guest uses.
-    pub(super) mac: MacAddr,
-    /// The element's side.
-    pub(super) guest: Side,
-    /// The physical side.
-    pub(super) uplink: Side,
-    /// The uplink's device, told what the guest takes.
-    uplink_device: Option<Arc<dyn Device>>,
-    /// What it was told last.
-    told: PeerOffloads,
-}
-
-impl Vnic {
-    /// A vNIC whose guest uses `mac`, with the ports of both sides' devices in queue order.
-    pub fn new(
-        mac: MacAddr,
-        guest: Vec<Box<dyn Port>>,
-        (uplink_device, uplink): (Arc<dyn Device>, Vec<Box<dyn Port>>),
-    ) -> Self {
-        Self {
-            mac,
-            guest: Side { ports: guest },
-            uplink: Side { ports: uplink },
-            uplink_device: Some(uplink_device),
-            told: PeerOffloads::default(),
-        }
-    }
-
-    fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
-        let Self { guest, uplink, .. } = self;
-        uplink.ports.iter_mut().chain(guest.ports.iter_mut())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.guest.ports.is_empty() && self.uplink.ports.is_empty()
-    }
-
-    /// Registers all ports with a worker's poller under `token`.
-    fn attach(&mut self, set: &Arc<EpollSet>, token: u64) -> io::Result<()> {
-        self.ports().try_for_each(|port| {
-            let registry: Arc<dyn PollRegistry> = set.clone();
-            port.attach(Poller::new(registry, token))
-        })
-    }
-
-    /// Tells the uplink's device when the guest's negotiated offloads have changed.
-    fn tell_far_side(&mut self) {
-        let Some(port) = self.guest.ports.first() else {
-            return;
-        };
-        // A guest that is absent gets nothing, so nothing need be finished for it: what goes
-        // around it may stay whole.
-        let accepts = if port.is_running() {
-            port.peer()
-        } else {
-            PeerOffloads::ALL
-        };
-        if accepts != self.told {
-            if let Some(device) = &self.uplink_device {
-                device.set_far_side(accepts);
-            }
-            self.told = accepts;
-        }
-    }
-}
+use crate::packet::Burst;
+use crate::port::{PollRegistry, Poller, Port};
 
 /// Tells the keeper what happened to flows.
 pub struct Reporter {
@@ -168,16 +66,19 @@ pub struct Bench {
     pub(super) released: Burst,
     /// Segments and completed frames for a peer that takes less.
     pub(super) adapted: Burst,
+    /// The burst at hand, while frames that others left go before it.
+    pub(super) aside: Burst,
     pub(super) reporter: Reporter,
 }
 
 impl Bench {
-    /// Three bursts, allocated once.
+    /// Four bursts, allocated once.
     pub fn new(reporter: Reporter) -> Self {
         Self {
             burst: Burst::new(),
             released: Burst::new(),
             adapted: Burst::new(),
+            aside: Burst::new(),
             reporter,
         }
     }
@@ -197,6 +98,8 @@ pub(super) struct Pipe {
     pub(super) hand_over: HandOver,
     pub(super) parking: Parking,
     pub(super) vnics: Vec<Vnic>,
+    /// The element's lanes on other workers, if there are any.
+    pub(super) mates: Option<Mates>,
     pub(super) counters: Arc<ElementCounters>,
     pub(super) signals: Arc<ElementSignals>,
     pub(super) revisited: u32,
@@ -256,10 +159,11 @@ impl Lane {
             hand_over,
             parking,
             vnics,
+            mates: None,
             counters,
             signals,
             revisited: 0,
-            meter: PuntMeter::new(punt_rate),
+            meter: PuntMeter::new(PuntRate::new(punt_rate)),
             mix: Mix::default(),
             retry: None,
             due,
@@ -277,6 +181,9 @@ impl Lane {
 
     /// Registers all ports with a worker's poller under `token`.
     pub(super) fn attach(&mut self, set: &Arc<EpollSet>, token: u64) -> io::Result<()> {
+        if let Some(mates) = &mut self.pipe.mates {
+            mates.attach(Poller::new(set.clone(), token))?;
+        }
         let mut vnics = self.pipe.vnics.iter_mut();
         vnics.try_for_each(|vnic| vnic.attach(set, token))
     }
@@ -322,10 +229,14 @@ impl Lane {
     ) -> Turn {
         self.account.begin(began, crowd);
         let mut turn = Turn {
-            frames: self.prepare(bench, began),
+            frames: 0,
             drained: false,
             end: began,
         };
+        let frames = self.prepare(bench, began);
+        if frames > 0 {
+            self.charge(&mut turn, frames, time);
+        }
         let queues = self.queues();
         // Empty ones since the last that was not, and uplinks passed over for others' sake.
         let (mut empty, mut passed) = (0, 0);
@@ -342,44 +253,72 @@ impl Lane {
                 continue;
             }
             (empty, passed) = (0, 0);
-            let end = time.now();
-            let mix = std::mem::take(&mut self.pipe.mix);
-            self.account.charge(end.since(turn.end), frames, mix);
-            turn.end = end;
-            turn.frames += frames;
+            self.charge(&mut turn, frames, time);
         }
-        turn.drained = empty == queues && passed == 0;
+        turn.drained = empty == queues && passed == 0 && !self.has_mail();
         self.account.end(turn.drained);
         turn
     }
 
-    /// What comes before a turn's bursts. Says how many parked frames were released.
+    /// Pays for `frames` frames with the time since the turn's last ones.
+    #[inline]
+    fn charge(&mut self, turn: &mut Turn, frames: usize, time: &impl Time) {
+        let end = time.now();
+        let mix = std::mem::take(&mut self.pipe.mix);
+        self.account.charge(end.since(turn.end), frames, mix);
+        turn.end = end;
+        turn.frames += frames;
+    }
+
+    /// What comes before a turn's bursts. Says how many frames were released, or came from the
+    /// element's other lanes.
     pub(super) fn prepare(&mut self, bench: &mut Bench, now: Moment) -> usize {
         for vnic in &mut self.pipe.vnics {
-            vnic.tell_far_side();
+            vnic.tell_others();
         }
         if self.pipe.retry.is_some_and(|due| due <= now) {
             self.pipe.retry = None;
             self.rouse(now);
         }
-        match self.pipe.hand_over.is_idle() {
+        let came = self.collect(bench, now);
+        let released = match self.pipe.hand_over.is_idle() {
             true => 0,
             false => self.hand_over_due(bench, now),
+        };
+        self.flush();
+        came + released
+    }
+
+    /// What was packed for the element's other lanes goes there.
+    #[inline]
+    fn flush(&mut self) {
+        if let Some(mates) = &mut self.pipe.mates {
+            mates.flush();
         }
+    }
+
+    /// Whether other lanes have left something.
+    #[inline]
+    pub(super) fn has_mail(&self) -> bool {
+        self.pipe
+            .mates
+            .as_ref()
+            .is_some_and(|mates| !mates.is_empty())
     }
 
     /// How many queues there are to receive from.
     pub(super) fn queues(&self) -> usize {
-        let queues = |vnic: &Vnic| vnic.uplink.ports.len() + vnic.guest.ports.len();
-        self.pipe.vnics.iter().map(queues).sum()
+        self.pipe.vnics.iter().map(Vnic::queues).sum()
     }
 
     /// One burst from a queue. Says how many frames.
     pub(super) fn poll(&mut self, place: Place, bench: &mut Bench, now: Moment) -> usize {
-        match place.guest {
+        let frames = match place.guest {
             false => self.poll_uplink(place.vnic, place.queue, bench, now),
             true => self.poll_guest(place.vnic, place.queue, bench, now),
-        }
+        };
+        self.flush();
+        frames
     }
 
     /// The next queue: every vNIC's uplink queues and then its guest's, in rotation.
@@ -396,7 +335,8 @@ impl Lane {
             } else {
                 &vnic.uplink
             };
-            if place.queue < side.ports.len() {
+            if let Some(queue) = side.own_from(place.queue) {
+                place.queue = queue;
                 break;
             }
             place = Place {
@@ -428,17 +368,11 @@ impl Lane {
         }
     }
 
-    /// Asks all ports for a notification; false if something came meanwhile. A guest whose
-    /// uplink is held up need not notify: its frames wait, and the uplink is tried again.
+    /// Asks all ports for a notification; false if something came meanwhile.
     pub(super) fn arm(&mut self) -> bool {
-        let mut quiet = true;
-        for Vnic { guest, uplink, .. } in &mut self.pipe.vnics {
-            for port in &mut uplink.ports {
-                quiet &= port.arm() == Armed::Asleep;
-            }
-            for (queue, port) in guest.ports.iter_mut().enumerate() {
-                quiet &= uplink.is_held_up(queue) || port.arm() == Armed::Asleep;
-            }
+        let mut quiet = self.pipe.mates.as_ref().is_none_or(Mates::arm);
+        for vnic in &mut self.pipe.vnics {
+            quiet &= vnic.arm();
         }
         if !quiet {
             self.disarm();
@@ -448,6 +382,9 @@ impl Lane {
 
     /// Takes [`Lane::arm`] back.
     pub(super) fn disarm(&mut self) {
+        if let Some(mates) = &self.pipe.mates {
+            mates.disarm();
+        }
         for port in self.ports() {
             port.disarm();
         }

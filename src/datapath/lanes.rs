@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::ElementId;
 use super::lane::{Lane, Vnic};
 use super::poller::EpollSet;
-use super::punt_meter::PuntMeter;
+use super::punt_meter::{PuntMeter, PuntRate};
 use crate::packet::VnicId;
 
 /// A worker's lanes.
@@ -76,8 +76,8 @@ impl Lanes {
         lane.unplug(usize::from(at.0))
     }
 
-    /// Limits what an element's guest is handed, in wire packets a second.
-    pub fn set_punt_rate(&mut self, element: ElementId, rate: Option<u32>) {
+    /// Limits what an element's guest is handed.
+    pub fn set_punt_rate(&mut self, element: ElementId, rate: PuntRate) {
         let place = self.place_of(element);
         if let Some(lane) = place.and_then(|place| self.at(place)) {
             lane.pipe.meter = PuntMeter::new(rate);

@@ -8,19 +8,23 @@
 //! *Refuses*: to wait for a slow guest or uplink: what finds no room is dropped, counted. Only
 //! a guest waits, where its uplink keeps frames for want of room
 //! ([`Port::is_held_up`](crate::port::Port::is_held_up)).
-//! *Caller's duty*: an element belongs to one worker; ports are attached once.
+//! *Caller's duty*: a queue pair belongs to one worker; ports are attached once.
 //! *Standard*: none; the pipeline is this project's own contract.
 
 pub mod budget;
 pub mod clock;
+mod collect;
 pub mod counters;
 mod cpu;
+pub mod crew;
 mod deliver;
 mod from_guest;
 mod from_uplink;
 pub mod keeper;
 pub mod lane;
 pub mod lanes;
+mod mailbox;
+mod mates;
 pub mod pace;
 mod parking;
 pub mod poller;
@@ -29,7 +33,10 @@ mod rhythm;
 mod rounds;
 mod schedule;
 mod thread;
+mod vnic;
 pub mod worker;
+
+pub use punt_meter::PuntRate;
 
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,11 @@
 //! waiting, everything passes. Otherwise control traffic (ARP, neighbour discovery, group,
 //! routing protocols, ICMP errors) finds a reserved share, packets of known sessions go before
 //! misses, and a quarter of the configured rate's depth is kept from misses, so that a flood
-//! of them leaves room for the others.
+//! of them leaves room for the others. The rate is that of all workers that serve the element.
 //! *Refuses*: the rest, which is dropped and counted.
 //! *Caller's duty*: at most 64 frames a call. *Standard*: none.
+
+use std::sync::Arc;
 
 use crate::flow::{Moment, TokenBucket};
 use crate::packet::ShareClass;
@@ -20,11 +22,21 @@ const RESERVED: u32 = 4;
 /// An element's punt meter on its worker.
 #[derive(Debug, Default)]
 pub(super) struct PuntMeter {
-    rate: Option<Rate>,
+    rate: PuntRate,
     squeezed: bool,
 }
 
-/// The configured rate.
+/// An element's configured rate; copies are of the same one.
+#[derive(Clone, Debug, Default)]
+pub struct PuntRate(Option<Arc<Rate>>);
+
+impl PuntRate {
+    /// So many wire packets a second; `None`: unlimited.
+    pub fn new(rate: Option<u32>) -> Self {
+        Self(rate.map(|rate| Arc::new(Rate::new(rate))))
+    }
+}
+
 #[derive(Debug)]
 struct Rate {
     all: TokenBucket,
@@ -33,10 +45,10 @@ struct Rate {
 }
 
 impl PuntMeter {
-    /// A meter of `rate` wire packets a second; `None`: unlimited.
-    pub(super) fn new(rate: Option<u32>) -> Self {
+    /// A worker's meter of an element's rate.
+    pub(super) fn new(rate: PuntRate) -> Self {
         Self {
-            rate: rate.map(Rate::new),
+            rate,
             squeezed: false,
         }
     }
@@ -49,7 +61,7 @@ impl PuntMeter {
     /// Whether everything passes.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        !self.squeezed && self.rate.is_none()
+        !self.squeezed && self.rate.0.is_none()
     }
 
     /// Which of `count` frames pass, bit n being frame n; `asked` gives a frame's share and
@@ -64,13 +76,12 @@ impl PuntMeter {
             true => squeeze(count, &asked),
             false => u64::MAX >> (64 - count.clamp(1, 64)),
         };
-        if let Some(rate) = &mut self.rate {
-            rate.all.fill(now);
-            rate.reserve.fill(now);
+        if let Some(rate) = &self.rate.0 {
             for class in [ShareClass::Control, ShareClass::Session, ShareClass::Miss] {
                 for place in 0..count {
                     let (own, packets) = asked(place);
-                    if own == class && admitted >> place & 1 != 0 && !rate.take(class, packets) {
+                    if own == class && admitted >> place & 1 != 0 && !rate.take(class, packets, now)
+                    {
                         admitted &= !(1 << place);
                     }
                 }
@@ -112,19 +123,19 @@ impl Rate {
     }
 
     /// Takes a frame's tokens if its class finds any.
-    fn take(&mut self, class: ShareClass, packets: u32) -> bool {
-        let reserved = class == ShareClass::Control && self.reserve.has_more_than(0);
+    fn take(&self, class: ShareClass, packets: u32, now: Moment) -> bool {
+        let reserved = class == ShareClass::Control && self.reserve.has_more_than(0, now);
         let keep = match class {
             ShareClass::Miss | ShareClass::Control => self.depth / RESERVED,
             ShareClass::Session => 0,
         };
-        if !reserved && !self.all.has_more_than(keep) {
+        if !reserved && !self.all.has_more_than(keep, now) {
             return false;
         }
         if reserved {
-            self.reserve.take(packets);
+            self.reserve.take(packets, now);
         }
-        self.all.take(packets);
+        self.all.take(packets, now);
         true
     }
 }
@@ -171,7 +182,7 @@ mod tests {
 
     #[test]
     fn unlimited_lets_everything_pass() {
-        let mut meter = PuntMeter::new(None);
+        let mut meter = PuntMeter::default();
         assert!(meter.is_open());
         for count in 0..=64 {
             let all = meter.admit(count, |_| (ShareClass::Miss, 45), Moment::default());
@@ -181,14 +192,14 @@ mod tests {
 
     #[test]
     fn a_flood_of_misses_gets_the_whole_rate_when_nothing_else_comes() {
-        let mut meter = PuntMeter::new(Some(10_000));
+        let mut meter = PuntMeter::new(PuntRate::new(Some(10_000)));
         let [_, _, misses] = pass(&mut meter, &mix(0, 0, 64), Duration::from_micros(64));
         about(misses, 10_000);
     }
 
     #[test]
     fn control_and_sessions_pass_in_a_flood_of_misses() {
-        let mut meter = PuntMeter::new(Some(10_000));
+        let mut meter = PuntMeter::new(PuntRate::new(Some(10_000)));
         // 2,000 control and 4,000 session packets a second among 58,000 misses.
         let [control, sessions, misses] =
             pass(&mut meter, &mix(2, 4, 58), Duration::from_millis(1));
@@ -198,8 +209,22 @@ mod tests {
     }
 
     #[test]
+    fn the_workers_of_an_element_share_its_rate() {
+        let rate = PuntRate::new(Some(10_000));
+        let mut meters = [(); 3].map(|()| PuntMeter::new(rate.clone()));
+        let (mut now, mut passed) = (Moment::default(), 0);
+        for step in 0..30_000 {
+            let meter = &mut meters[step % 3];
+            let admitted = meter.admit(16, |_| (ShareClass::Session, 1), now);
+            passed += (admitted & 0xffff).count_ones() as usize;
+            now = now + Duration::from_micros(100);
+        }
+        about(passed, 3 * 10_000 + 500);
+    }
+
+    #[test]
     fn a_flood_of_control_leaves_three_quarters_to_sessions() {
-        let mut meter = PuntMeter::new(Some(10_000));
+        let mut meter = PuntMeter::new(PuntRate::new(Some(10_000)));
         let [control, sessions, _] = pass(&mut meter, &mix(32, 32, 0), Duration::from_millis(1));
         about(control, 2_500);
         about(sessions, 7_500);
@@ -207,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_many_packets_passes_a_small_rate_in_time() {
-        let mut meter = PuntMeter::new(Some(10));
+        let mut meter = PuntMeter::new(PuntRate::new(Some(10)));
         let mut passed = 0;
         for second in 0..100 {
             let now = Moment::default() + second * SECOND;
@@ -218,7 +243,7 @@ mod tests {
 
     #[test]
     fn squeezed_half_of_a_burst_passes_sessions_before_misses() {
-        let mut meter = PuntMeter::new(None);
+        let mut meter = PuntMeter::default();
         meter.squeeze(true);
         let burst = mix(20, 10, 34);
         let admitted = meter.admit(64, |place| (burst[place], 1), Moment::default());
@@ -237,7 +262,7 @@ mod tests {
 
     #[test]
     fn squeezed_a_flood_of_control_leaves_half_of_the_room_to_sessions() {
-        let mut meter = PuntMeter::new(None);
+        let mut meter = PuntMeter::default();
         meter.squeeze(true);
         let burst = mix(32, 32, 0);
         let admitted = meter.admit(64, |place| (burst[place], 1), Moment::default());

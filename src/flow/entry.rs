@@ -3,8 +3,8 @@
 //! *Promises*: what a worker needs of a UDP flow over IPv4 is in one line, besides its way (see
 //! `ways`), which many flows share. A flow's fixed part is whole for whoever finds the flow.
 //! *Refuses*: nothing.
-//! *Caller's duty*: counting and noting are for the one worker that serves the flow's ingress;
-//! changes of state are compare-exchanges and may come from anywhere.
+//! *Caller's duty*: counting and noting are for the one worker where the flow is at home
+//! ([`FlowRef::route`]); changes of state are compare-exchanges and may come from anywhere.
 //! *Standard*: RFC 9293 (the numbers noted).
 //!
 //! Packets are counted in 32 bits here and in steps of 2³¹ in the notes, which are written once
@@ -12,6 +12,7 @@
 //! a reader puts both together rightly whichever it sees first.
 
 use super::arena::Vacant;
+use super::route::{Route, RouteCell};
 use super::slab::Slab;
 use super::spec::{Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
 use super::ways::Way;
@@ -20,12 +21,6 @@ use crate::packet::rewrite::{Narrow, Rewrite, Wide};
 use crate::packet::{FlowKey, FrameMut, MacAddr, Parsed, VnicId};
 use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, UnsafeCell};
 
-/// Flag: a TCP segment was noted.
-const TCP_NOTED: u8 = 1;
-/// The flags' high half: the egress queue pair plus one, 0 while it is not settled.
-const QUEUE_SHIFT: u32 = 4;
-/// The highest queue pair that fits there; a vNIC has eight.
-const QUEUE_LAST: usize = 14;
 /// Packets in a step of the notes, as a shift.
 const STEP: u32 = 31;
 
@@ -86,8 +81,8 @@ pub(super) struct Entry {
     /// Its way; the writer's, set before the flow is published.
     pub(super) way: AtomicU16,
     state: AtomicU8,
-    /// The worker's.
-    flags: AtomicU8,
+    /// Its flag: a TCP segment was noted.
+    route: RouteCell,
 }
 
 #[cfg(not(shunt_loom))]
@@ -114,7 +109,7 @@ unsafe impl Vacant for Entry {
             partner: AtomicU32::new(0),
             way: AtomicU16::new(0),
             state: AtomicU8::new(0),
-            flags: AtomicU8::new(0),
+            route: RouteCell::new(),
         }
     }
 }
@@ -129,7 +124,7 @@ impl Entry {
         self.bytes.store(0, Ordering::Relaxed);
         self.packets.store(0, Ordering::Relaxed);
         self.last_seen_ms.store(0, Ordering::Relaxed);
-        self.flags.store(0, Ordering::Relaxed);
+        self.route.reset(None, false);
         self.state.store(state as u8, Ordering::Relaxed);
         self.set_macs(
             spec.dst_mac.unwrap_or_default(),
@@ -484,7 +479,7 @@ impl FlowRef<'_> {
     }
 
     /// Counts packets and L3 bytes forwarded. Loads and stores, no locked additions: only
-    /// the one worker that serves the flow's ingress may call it.
+    /// the one worker where the flow is at home may call it.
     #[inline]
     pub fn count(self, packets: u64, bytes: u64, now_ms: u32) {
         let entry = self.entry;
@@ -512,25 +507,35 @@ impl FlowRef<'_> {
         notes.seq.store(seq, Ordering::Relaxed);
         notes.ack.store(ack, Ordering::Relaxed);
         notes.window.store(window, Ordering::Relaxed);
-        let flags = self.entry.flags.load(Ordering::Relaxed);
-        if flags & TCP_NOTED == 0 {
-            self.entry.flags.store(flags | TCP_NOTED, Ordering::Relaxed);
-        }
+        self.entry.route.raise_flag();
     }
 
-    /// The egress queue pair its packets leave by, once that is settled.
+    /// Where its frames are dealt with and the egress queue pair they leave by, once that is
+    /// settled.
     #[inline]
-    pub fn egress_queue(self) -> Option<usize> {
-        let queue = self.entry.flags.load(Ordering::Relaxed) >> QUEUE_SHIFT;
-        usize::from(queue).checked_sub(1)
+    pub fn route(self) -> Option<Route> {
+        self.entry.route.get()
+    }
+
+    /// Takes `own` for its route where there is none, or where it is active and has long been
+    /// idle; says what the route is then.
+    pub fn claim_route(self, own: Route, now_ms: u32) -> Route {
+        let seen = self.entry.last_seen_ms.load(Ordering::Relaxed);
+        let active = self.state() == FlowState::Active;
+        // Another worker's clock may be a little ahead.
+        let idle = now_ms.wrapping_sub(seen) as i32;
+        self.entry.route.claim(own, active, idle)
     }
 
     /// Its packets leave by the egress queue pair `queue` from now on: the one that the guest's
-    /// own last packet left by, so that none overtakes it. For the flow's worker.
+    /// own last packet left by, so that none overtakes it. For the flow's home.
     pub fn settle_egress_queue(self, queue: usize) {
-        let queue = (queue.min(QUEUE_LAST) as u8 + 1) << QUEUE_SHIFT;
-        let others = self.entry.flags.load(Ordering::Relaxed) & TCP_NOTED;
-        self.entry.flags.store(others | queue, Ordering::Relaxed);
+        self.entry.route.set_queue(queue);
+    }
+
+    /// Starts where another flow was. The writer's, before the flow is published.
+    pub(super) fn inherit_route(self, from: FlowRef<'_>) {
+        self.entry.route.reset(from.entry.route.get(), false);
     }
 
     /// What it has counted; with what the flows it replaced had when it replaced them.
@@ -545,7 +550,7 @@ impl FlowRef<'_> {
                 notes.window.load(Ordering::Relaxed),
             )
         };
-        let has_tcp = entry.flags.load(Ordering::Relaxed) & TCP_NOTED != 0;
+        let has_tcp = entry.route.flag();
         let steps = self
             .notes()
             .map_or(0, |notes| notes.steps.load(Ordering::Relaxed));

@@ -1,59 +1,74 @@
-//! A token bucket.
+//! A token bucket that several threads take from.
 //!
 //! *Promises*: over any span, at most `rate` tokens a second and one `depth` besides are
-//! taken, and one overdraft: whoever finds a token may take more than is there, once, and
-//! the debt is paid before the next one is found.
+//! taken, and one overdraft of each taker: whoever finds a token may take more than is there,
+//! once, and the debt is paid before the next one is found. Nobody waits.
 //! *Refuses*: nothing. *Caller's duty*: a clock that does not go back (it is then ignored).
-//! *Standard*: RFC 2697's single bucket, with a debt instead of colours.
+//! *Standard*: RFC 2697's single bucket, with a debt instead of colours, as the virtual
+//! scheduling of ITU-T I.371: what is kept is the time at which the bucket was empty.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Moment;
 
-/// Nanoseconds a second: levels are kept in tokens times this, so that no remainder is lost.
-const SECOND: i64 = 1_000_000_000;
-/// The largest depth whose level fits.
-const DEPTH_MAX: u32 = 4_000_000_000;
+/// Times are kept in these parts of a nanosecond, so that a fast bucket's tokens differ from 0
+/// by more than rounding; they last for nine years.
+const PARTS: u64 = 64;
+const SECOND: u64 = 1_000_000_000 * PARTS;
+/// Times start here, so that a bucket can have been empty before the clock's zero.
+const ZERO: u64 = 1 << 62;
 
 /// A bucket of tokens that fills by itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct TokenBucket {
-    rate: u32,
-    depth: i64,
-    level: i64,
-    filled: Moment,
+    /// Time in which a token comes.
+    token: u64,
+    /// Time in which it fills.
+    depth: u64,
+    /// When it was empty: it has as many tokens as came since; in the future: it has debts.
+    empty_at: AtomicU64,
 }
 
 impl TokenBucket {
-    /// A full bucket that takes in `rate` tokens a second and holds `depth` (at most 4e9).
+    /// A full bucket that takes in `rate` tokens a second and holds `depth`; together no more
+    /// than a year's tokens, and at least one a second.
     pub fn new(rate: u32, depth: u32) -> Self {
-        let depth = i64::from(depth.min(DEPTH_MAX)) * SECOND;
+        let token = SECOND / u64::from(rate.max(1));
+        let depth = token.saturating_mul(depth.into()).min(ZERO / 8);
         Self {
-            rate,
+            token,
             depth,
-            level: depth,
-            filled: Moment::default(),
+            empty_at: AtomicU64::new(ZERO - depth),
         }
     }
 
-    /// Lets time pass.
-    pub fn fill(&mut self, now: Moment) {
-        let span = now.since(self.filled).as_nanos();
-        self.filled = self.filled.max(now);
-        let come = i64::try_from(span.saturating_mul(u128::from(self.rate))).unwrap_or(i64::MAX);
-        self.level = self.level.saturating_add(come).min(self.depth);
-    }
-
     /// Whether more than `keep` tokens are there.
-    pub fn has_more_than(&self, keep: u32) -> bool {
-        self.level > i64::from(keep) * SECOND
+    pub fn has_more_than(&self, keep: u32, now: Moment) -> bool {
+        let level = at(now)
+            .saturating_sub(self.empty_at.load(Relaxed))
+            .min(self.depth);
+        level > self.token.saturating_mul(keep.into())
     }
 
     /// Takes `count` tokens, there or not; the debt is at most one depth, or `count` if that
     /// is more.
-    pub fn take(&mut self, count: u32) {
-        let taken = i64::from(count) * SECOND;
-        let floor = -self.depth.max(taken);
-        self.level = self.level.saturating_sub(taken).max(floor);
+    pub fn take(&self, count: u32, now: Moment) {
+        let (now, taken) = (at(now), self.token.saturating_mul(count.into()));
+        let after = |empty_at: u64| {
+            let empty_at = empty_at
+                .max(now.saturating_sub(self.depth))
+                .saturating_add(taken);
+            // A clock that is behind another's must not give its debts back.
+            let most = now.saturating_add(self.depth.max(taken));
+            Some(empty_at.min(most.max(empty_at.saturating_sub(taken))))
+        };
+        // The closure always gives a value, so it is always stored.
+        let _before = self.empty_at.fetch_update(Relaxed, Relaxed, after);
     }
+}
+
+fn at(now: Moment) -> u64 {
+    ZERO.saturating_add(now.0.saturating_mul(PARTS))
 }
 
 #[cfg(test)]
@@ -66,29 +81,29 @@ mod tests {
 
     #[test]
     fn a_bucket_starts_full_and_holds_no_more_than_its_depth() {
-        let mut bucket = TokenBucket::new(10, 3);
-        bucket.fill(Moment(1_000 * SECOND as u64));
-        assert!(bucket.has_more_than(2) && !bucket.has_more_than(3));
+        let bucket = TokenBucket::new(10, 3);
+        let late = Moment(1_000_000_000_000);
+        assert!(bucket.has_more_than(2, late) && !bucket.has_more_than(3, late));
+        assert!(bucket.has_more_than(2, Moment(0)));
     }
 
     #[test]
     fn tokens_come_at_the_rate_also_in_steps_too_small_for_one() {
-        let mut bucket = TokenBucket::new(1_000, 10);
-        bucket.take(10);
+        let bucket = TokenBucket::new(1_000, 10);
+        bucket.take(10, Moment(0));
         for step in 1..=3_000_000 {
-            bucket.fill(Moment(step));
+            bucket.take(0, Moment(step));
         }
-        assert!(bucket.has_more_than(2) && !bucket.has_more_than(3));
+        let now = Moment(3_000_000);
+        assert!(bucket.has_more_than(2, now) && !bucket.has_more_than(3, now));
     }
 
     #[test]
     fn a_debt_is_paid_before_the_next_token() {
-        let mut bucket = TokenBucket::new(1_000, 10);
-        bucket.take(15);
-        bucket.fill(Moment(5_000_000));
-        assert!(!bucket.has_more_than(0));
-        bucket.fill(Moment(6_000_000));
-        assert!(bucket.has_more_than(0));
+        let bucket = TokenBucket::new(1_000, 10);
+        bucket.take(15, Moment(0));
+        assert!(!bucket.has_more_than(0, Moment(5_000_000)));
+        assert!(bucket.has_more_than(0, Moment(5_000_001)));
     }
 
     proptest! {
@@ -98,18 +113,19 @@ mod tests {
             depth in 1u32..10_000,
             steps in prop::collection::vec((0u64..10_000_000, 1u32..64), 1..400),
         ) {
-            let mut bucket = TokenBucket::new(rate, depth);
+            let bucket = TokenBucket::new(rate, depth);
             let (mut now, mut taken) = (Moment::default(), 0u64);
             for (span, count) in steps {
                 now = now + Duration::from_nanos(span);
-                bucket.fill(now);
-                if bucket.has_more_than(0) {
-                    bucket.take(count);
+                if bucket.has_more_than(0, now) {
+                    bucket.take(count, now);
                     taken += u64::from(count);
                 }
             }
-            let come = u128::from(now.0) * u128::from(rate) / SECOND as u128;
-            prop_assert!(u128::from(taken) <= come + u128::from(depth) + 64);
+            let come = u128::from(now.0) * u128::from(rate) / 1_000_000_000;
+            // Rounding: a sixty-fourth of a nanosecond a token.
+            let rounding = come / 8_000;
+            prop_assert!(u128::from(taken) <= come + rounding + u128::from(depth) + 64);
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod moment;
 mod prefetch;
 pub mod queue;
 pub mod request;
+pub mod route;
 pub mod sessions;
 mod slab;
 pub mod spec;
@@ -41,6 +42,7 @@ pub use hash::HashSeed;
 pub use meter::TokenBucket;
 pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
+pub use route::Route;
 pub use sessions::{
     ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
     book_memory_bytes,

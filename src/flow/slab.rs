@@ -248,13 +248,14 @@ impl SlabWriter {
         counters
     }
 
-    /// Makes `new` the heir of `old`, both in the table: the link to the partner, MACs that
-    /// its spec leaves open, what was counted, and what `old` counts until its slot is
+    /// Makes `new` the heir of `old`, both in the table: the link to the partner, the route,
+    /// MACs that its spec leaves open, what was counted, and what `old` counts until its slot is
     /// reclaimed.
     pub(super) fn inherit(&mut self, old: u32, new: u32) {
         let (Some(from), Some(to)) = (self.slab.get(old), self.slab.get(new)) else {
             return;
         };
+        to.inherit_route(from);
         let carried = self.counters(from);
         to.carry(&carried);
         let (dst, src) = from.macs();

@@ -1,7 +1,9 @@
 //! Packets cross in both directions, through miss, hit and rewrite, whatever the rings are.
 
+use std::collections::HashMap;
+
 use crate::rig::{Listener, Rig, SESSIONS, device, hit, hit_back, missed, missed_back, number};
-use crate::traffic::Datagram;
+use crate::traffic::{Datagram, Wire, number_of};
 
 /// Frames of each kind, size and direction.
 const FRAMES: u64 = 32;
@@ -50,7 +52,16 @@ const COMBINATIONS: [Rings; 4] = [
 
 #[test]
 fn testpmd_frames_cross_by_miss_and_hit_with_every_kind_of_rings() {
-    let rig = Rig::start(Listener::Shunt);
+    cross(&Rig::start(Listener::Shunt));
+}
+
+/// With one queue pair of two in use, the first worker has it; with two, each has one.
+#[test]
+fn testpmd_frames_cross_two_workers_by_miss_and_hit_with_every_kind_of_rings() {
+    cross(&Rig::with_workers(2, Listener::Shunt));
+}
+
+fn cross(rig: &Rig) {
     rig.offload();
     let mut next = 1;
     for rings in &COMBINATIONS {
@@ -58,13 +69,13 @@ fn testpmd_frames_cross_by_miss_and_hit_with_every_kind_of_rings() {
         let _guest = rig.forward(rig.guest(rings.queues, &properties));
         let _uplinks = rig.forward(rig.uplinks(rings.queues, &properties));
         rig.wait_running(rings.queues.into());
-        negotiated(&rig, rings);
+        negotiated(rig, rings);
         for length in SIZES {
             let what = format!("{} pairs, {properties}, {length} bytes", rings.queues);
-            through_the_guest(&rig, &mut next, length, &what);
-            around_the_guest(&rig, &mut next, length, &what);
+            through_the_guest(rig, &mut next, length, &what);
+            around_the_guest(rig, &mut next, length, &what);
         }
-        every_queue_was_used(&rig, rings.queues);
+        every_queue_was_used(rig, rings.queues);
     }
 }
 
@@ -92,6 +103,7 @@ fn through_the_guest(rig: &Rig, next: &mut u64, length: usize, what: &str) {
     let there: Vec<Datagram> = numbers(next).map(|n| missed(n, length)).collect();
     there.iter().for_each(|datagram| rig.a.send(datagram));
     rig.b.expect(&there, &format!("{what}: miss from a to b"));
+    in_order(&rig.b, &there, what);
     let back: Vec<Datagram> = numbers(next).map(|n| missed_back(n, length)).collect();
     back.iter().for_each(|datagram| rig.b.send(datagram));
     rig.a.expect(&back, &format!("{what}: miss from b to a"));
@@ -107,14 +119,32 @@ fn around_the_guest(rig: &Rig, next: &mut u64, length: usize, what: &str) {
     there.iter().for_each(|(sent, _)| rig.a.send(sent));
     let expected: Vec<Datagram> = there.into_iter().map(|(_, received)| received).collect();
     rig.b.expect(&expected, &format!("{what}: hit from a to b"));
+    in_order(&rig.b, &expected, what);
     let back: Vec<_> = numbers(next)
         .map(|n| hit_back(session(n), n, length))
         .collect();
     back.iter().for_each(|(sent, _)| rig.b.send(sent));
     let expected: Vec<Datagram> = back.into_iter().map(|(_, received)| received).collect();
     rig.a.expect(&expected, &format!("{what}: hit from b to a"));
+    in_order(&rig.a, &expected, what);
     assert_eq!(rig.forwarded(), around + 2 * FRAMES, "{what}");
     assert_eq!(rig.to_guest(), through, "{what}: the guest saw a hit");
+}
+
+/// Each flow's datagrams arrived as they were sent.
+fn in_order(wire: &Wire, sent: &[Datagram], what: &str) {
+    let arrived = wire.arrived();
+    let numbers: Vec<_> = arrived.iter().map(|bytes| number_of(bytes)).collect();
+    let place = |number| numbers.iter().position(|other| *other == Some(number));
+    let mut last = HashMap::new();
+    for datagram in sent {
+        let place = place(datagram.number);
+        let before = last.insert((datagram.from, datagram.to), place);
+        assert!(
+            before.is_none_or(|before| before < place),
+            "{what}: {datagram:?}"
+        );
+    }
 }
 
 fn every_queue_was_used(rig: &Rig, queues: u16) {

@@ -111,7 +111,17 @@ impl World {
 
 #[test]
 fn elements_with_identical_addresses_never_see_each_others_packets_or_sessions() {
-    let taps = Taps::start(&[&[LAN, WAN], &[LAN, WAN, DMZ]]);
+    apart(1);
+}
+
+/// Their guests use one queue pair, the taps two.
+#[test]
+fn elements_that_share_two_workers_never_see_each_others_packets_or_sessions() {
+    apart(2);
+}
+
+fn apart(workers: usize) {
+    let taps = Taps::with_workers(workers, &[&[LAN, WAN], &[LAN, WAN, DMZ]]);
     // In io mode ports are paired in order: the guests of both elements.
     let mut guests = pinned_nowhere("io")
         .virtio_user(&taps.socket(0, "lan"), "packed_vq=0")

@@ -51,12 +51,17 @@ pub struct Rig {
 
 impl Rig {
     pub fn start(listener: Listener) -> Self {
+        Self::with_workers(1, listener)
+    }
+
+    /// The same on so many workers.
+    pub fn with_workers(workers: usize, listener: Listener) -> Self {
         let (near, far) = (quiet("near"), quiet("far"));
         for name in ["net-a", "net-b"] {
             near.veth(name, &far, name);
         }
         let dir = Dir::new();
-        let shunt = Shunt::start(&dir, &config(listener));
+        let shunt = Shunt::start(&dir, &config(workers, listener));
         Self {
             shunt,
             dir,
@@ -258,7 +263,7 @@ pub fn hit_back(session: u16, number: u64, length: usize) -> (Datagram, Datagram
     (sent, received)
 }
 
-fn config(listener: Listener) -> String {
+fn config(workers: usize, listener: Listener) -> String {
     let mode = match listener {
         Listener::Shunt => "server",
         Listener::Testpmd => "client",
@@ -277,7 +282,8 @@ uplink = {{ type = "vhost-user", socket = "{{dir}}/uplink-{name}", mode = "{mode
         )
     };
     format!(
-        "[backend]\ncontrol = \"{{dir}}/control.sock\"\n\n[[element]]\nname = \"e\"\n{}{}",
+        "[backend]\ncontrol = \"{{dir}}/control.sock\"\nworkers = {workers}\n\n\
+         [[element]]\nname = \"e\"\n{}{}",
         vnic("a", "52:54:00:00:00:0a"),
         vnic("b", "52:54:00:00:00:0b"),
     )

@@ -19,13 +19,20 @@ pub struct Taps {
 impl Taps {
     /// Elements `e0`, `e1`…: their vNICs have sockets `e0-NAME`… and taps `tap-NAME`.
     pub fn start(elements: &[&[Vnic]]) -> Self {
+        Self::with_workers(1, elements)
+    }
+
+    /// The same served by `workers` workers, each vNIC with as many queue pairs.
+    pub fn with_workers(workers: usize, elements: &[&[Vnic]]) -> Self {
         let hosts: Vec<Netns> = elements.iter().map(|_| quiet("host")).collect();
-        let mut config = "[backend]\ncontrol = \"{dir}/control.sock\"\n".to_owned();
+        let mut config =
+            format!("[backend]\ncontrol = \"{{dir}}/control.sock\"\nworkers = {workers}\n");
         for (number, (vnics, host)) in elements.iter().zip(&hosts).enumerate() {
             config += &format!("[[element]]\nname = \"e{number}\"\n");
             for (name, mac) in *vnics {
                 config += &format!(
                     "[[element.vnic]]\nname = \"{name}\"\nmac = \"{mac}\"\n\
+                     queue-pairs = {workers}\n\
                      socket = \"{{dir}}/e{number}-{name}\"\n\
                      uplink = {{ type = \"tap\", name = \"tap-{name}\", netns = \"{}\" }}\n",
                     host.name()

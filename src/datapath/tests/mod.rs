@@ -2,6 +2,8 @@
 
 mod allocation;
 mod coming_and_going;
+mod crew;
+mod crew_threads;
 mod fairness;
 mod forward;
 mod hand_over;

@@ -19,7 +19,7 @@ use crate::port::testing::{FarEnd, TestDevice, port};
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
 #[expect(clippy::disallowed_methods, reason = "real threads run on real time")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
@@ -94,7 +94,7 @@ pub(super) fn start(polling: Polling, count: u32) -> (Worker, Vec<Element>) {
     (worker, elements)
 }
 
-fn linger(span: Duration) {
+pub(super) fn linger(span: Duration) {
     let since = now();
     while since.elapsed() < span {
         std::thread::yield_now();

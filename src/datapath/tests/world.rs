@@ -40,6 +40,18 @@ pub(super) struct Ends {
     pub(super) device: Arc<TestDevice>,
 }
 
+impl Ends {
+    /// The far end of an uplink's queue pair.
+    pub(super) fn uplink(&self, queue: usize) -> &FarEnd {
+        [&self.uplink, &self.second.0][queue]
+    }
+
+    /// The far end of a guest's queue pair.
+    pub(super) fn guest(&self, queue: usize) -> &FarEnd {
+        [&self.guest, &self.second.1][queue]
+    }
+}
+
 pub(super) struct World {
     pub(super) now: Moment,
     pub(super) lane: Lane,
@@ -182,7 +194,7 @@ impl World {
     }
 }
 
-fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
+pub(super) fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
     let (uplink_port, uplink) = port(peer);
     let (guest_port, guest) = port(peer);
     let (second_uplink_port, second_uplink) = port(peer);
@@ -357,7 +369,7 @@ pub(super) fn macs(frame: &[u8]) -> (MacAddr, MacAddr) {
 }
 
 /// What a masquerading router makes of a frame.
-fn routed(from: VnicId, frame: &Loose) -> Loose {
+pub(super) fn routed(from: VnicId, frame: &Loose) -> Loose {
     let sliced = SlicedPacket::from_ethernet(&frame.data).unwrap();
     let Some(NetSlice::Ipv4(ip)) = sliced.net else {
         panic!("not IPv4")

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::flow::{CloseCode, FlowId, SessionId};
+use crate::packet::FRAME_MAX;
 
 /// What a hand-over may take, summed over an element's flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +22,21 @@ pub struct HandOverLimits {
     pub forced: bool,
     /// Flows that something is remembered about; raised to `frames + 1` if it is less.
     pub flows: u32,
+}
+
+impl HandOverLimits {
+    /// The part of each of `lanes` that serve one element together; the largest frame fits.
+    #[must_use]
+    pub fn shared_by(self, lanes: usize) -> Self {
+        let lanes = lanes.max(1);
+        let part = |all: u32| (all / u32::try_from(lanes).unwrap_or(u32::MAX)).max(1);
+        Self {
+            frames: part(self.frames),
+            bytes: (self.bytes / lanes).max(self.bytes.min(FRAME_MAX)),
+            flows: part(self.flows),
+            ..self
+        }
+    }
 }
 
 impl Default for HandOverLimits {
@@ -137,4 +153,24 @@ pub struct HandOverStats {
     pub transit_us_ewma: u64,
     /// The longest measured, microseconds.
     pub transit_us_max: u64,
+}
+
+impl HandOverStats {
+    /// Two machines of one element together: the sums, and of transit times the longest.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            proved: self.proved + other.proved,
+            activated: self.activated + other.activated,
+            disproved: self.disproved + other.disproved,
+            drain_bounds: self.drain_bounds + other.drain_bounds,
+            forced: self.forced + other.forced,
+            parked_frames: self.parked_frames + other.parked_frames,
+            released_to_egress: self.released_to_egress + other.released_to_egress,
+            released_to_guest: self.released_to_guest + other.released_to_guest,
+            transit_us_last: self.transit_us_last.max(other.transit_us_last),
+            transit_us_ewma: self.transit_us_ewma.max(other.transit_us_ewma),
+            transit_us_max: self.transit_us_max.max(other.transit_us_max),
+        }
+    }
 }
