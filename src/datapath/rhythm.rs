@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::flow::Moment;
 
 /// The longest nap, the bound to what it delays a frame.
-pub(super) const NAP_MAX: Duration = Duration::from_micros(50);
+pub(super) const NAP_MAX: Duration = Duration::from_micros(75);
 /// The shortest nap: falling asleep and waking takes that long.
 const NAP_MIN: Duration = Duration::from_micros(5);
 /// Frames that may come during a nap; the smallest usual ring has 256 places.
@@ -30,8 +30,8 @@ const ONE: u64 = 1_024;
 const CHANCE_BEGIN: u64 = ONE / 2;
 const CHANCE_END: u64 = ONE * 3 / 8;
 /// And at these frames a nap: below, as many notifications cost less.
-const RATE_BEGIN: u64 = ONE * 3 / 4;
-const RATE_END: u64 = ONE * 5 / 8;
+const RATE_BEGIN: u64 = ONE * 9 / 8;
+const RATE_END: u64 = ONE * 15 / 16;
 
 /// What is known of a lane's arrivals.
 #[derive(Debug, Default)]
