@@ -16,6 +16,7 @@
 pub mod api;
 pub mod backend;
 pub mod cli;
+pub mod controller;
 pub mod datapath;
 pub mod flow;
 pub mod packet;

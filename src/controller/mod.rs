@@ -1,0 +1,2 @@
+//! The program `shunt controller`.
+pub mod store;
