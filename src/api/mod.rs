@@ -9,10 +9,12 @@
 //! *Standard*: RFC 8040, RFC 7951, RFC 9110.
 
 pub mod client;
+pub mod config;
 pub mod control;
 pub mod convert;
 mod discovery;
 pub mod error;
+pub mod inventory;
 pub mod offload;
 mod path;
 mod query;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -270,7 +270,7 @@ fn check_request(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     check_accept(headers)
 }
 
-fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     let accepted = headers.get_all(header::ACCEPT);
     let is_acceptable = accepted.iter().next().is_none()
         || accepted
@@ -297,6 +297,11 @@ fn essence(value: &str) -> String {
 }
 
 async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+    wire::read_input(&take_body(headers, body).await?)
+}
+
+/// A whole body of our media type.
+pub(super) async fn take_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -320,7 +325,7 @@ async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Resu
         return Err(too_big());
     }
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
-        Ok(Ok(body)) => wire::read_input(&body.to_bytes()),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_big()),
         Ok(Err(error)) => Err(ApiError::protocol(
             StatusCode::BAD_REQUEST,
@@ -365,7 +370,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, ApiError> {
         .map_err(|error| ApiError::failed(format!("the answer cannot be written as JSON: {error}")))
 }
 
-fn respond(body: Body) -> Response {
+pub(super) fn respond(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
@@ -378,6 +383,8 @@ impl IntoResponse for ApiError {
         // An error body is made of texts and fixed names: it has a JSON form.
         let mut response = respond(json(&self.body()).unwrap_or_default().into());
         *response.status_mut() = self.status;
+        // For whoever logs refusals on the way out.
+        response.extensions_mut().insert(*self.entry);
         response
     }
 }
