@@ -14,6 +14,7 @@ pub mod control;
 pub mod convert;
 mod discovery;
 pub mod error;
+pub mod identity;
 pub mod inventory;
 pub mod offload;
 mod path;
