@@ -10,7 +10,7 @@
 //! | 1 | [`flow`], [`port`] |
 //! | 2 | [`datapath`] |
 //! | 3 | [`api`] |
-//! | 4 | [`backend`] |
+//! | 4 | [`backend`], [`controller`] |
 //! | 5 | [`cli`] |
 
 pub mod api;

@@ -140,7 +140,7 @@ pub(super) fn decode(text: &str) -> Option<String> {
 }
 
 /// There is nothing at `path`: 404.
-pub(super) fn no_resource(path: &str) -> ApiError {
+pub(crate) fn no_resource(path: &str) -> ApiError {
     let shown: String = path.chars().take(200).collect();
     ApiError::protocol(
         StatusCode::NOT_FOUND,

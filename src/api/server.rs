@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::control::{Answer, Control};
-use super::discovery;
+use super::discovery::{self, OFFLOAD, Own, SESSION_OPERATIONS};
 use super::error::{ApiError, ErrorTag};
 use super::offload::{ENTRIES_MAX, OffloadInput};
 use super::path::{self, Resource};
@@ -136,26 +136,8 @@ async fn converse(stream: UnixStream, app: Router, mut is_ending: watch::Receive
 /// The routes over `control`.
 fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
-    let fixed = |told: fn() -> Value| {
-        get(move |uri, headers| tell(told, uri, headers)).options(|| allow("GET, HEAD, OPTIONS"))
-    };
-    let file = |kind, content| get(move || text(kind, content));
     let call = || allow("POST, OPTIONS");
-    Router::new()
-        .route(
-            "/.well-known/host-meta",
-            file("application/xrd+xml", discovery::HOST_META),
-        )
-        .route(
-            discovery::MODULE_PATH,
-            file("application/yang", discovery::MODULE_TEXT),
-        )
-        .route("/restconf", fixed(discovery::api))
-        .route(
-            "/restconf/yang-library-version",
-            fixed(discovery::library_version),
-        )
-        .route("/restconf/operations", fixed(discovery::operations))
+    told(OFFLOAD, discovery::MODULE_TEXT, SESSION_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:offload",
             post(offload).options(call),
@@ -167,9 +149,37 @@ fn router(control: Arc<dyn Control>) -> Router {
         .route("/restconf/data", data())
         .route("/restconf/data/{*path}", data())
         .route("/restconf/ds/{*path}", data())
+        .with_state(control)
+}
+
+/// What every server tells of itself, and its answers where there is nothing.
+pub(crate) fn told<S: Clone + Send + Sync + 'static>(
+    own: Own,
+    module: &'static str,
+    operations: &'static [&'static str],
+) -> Router<S> {
+    let fixed = |value: fn(&'static [&'static str]) -> Value| {
+        get(move |uri, headers| tell(value(operations), uri, headers))
+            .options(|| allow("GET, HEAD, OPTIONS"))
+    };
+    let file = |kind, content| get(move || text(kind, content));
+    Router::new()
+        .route(
+            "/.well-known/host-meta",
+            file("application/xrd+xml", discovery::HOST_META),
+        )
+        .route(own.path, file("application/yang", module))
+        .route("/restconf", fixed(|_| discovery::api()))
+        .route(
+            "/restconf/yang-library-version",
+            fixed(|_| discovery::library_version()),
+        )
+        .route(
+            "/restconf/operations",
+            fixed(|operations| discovery::operations(operations)),
+        )
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .with_state(control)
 }
 
 async fn not_found(uri: Uri) -> ApiError {
@@ -187,7 +197,7 @@ async fn not_allowed(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-async fn offload(
+pub(crate) async fn offload(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
@@ -200,7 +210,7 @@ async fn offload(
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 
-async fn withdraw(
+pub(crate) async fn withdraw(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
@@ -221,7 +231,7 @@ async fn withdraw(
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 
-async fn read_data(
+pub(crate) async fn read_data(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
@@ -239,9 +249,9 @@ async fn read_data(
 }
 
 /// An answer that is always the same.
-async fn tell(told: fn() -> Value, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn tell(told: Value, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
-    Ok(respond(json(&told())?.into()))
+    Ok(respond(json(&told)?.into()))
 }
 
 async fn text(kind: &'static str, text: &'static str) -> Response {

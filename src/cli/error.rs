@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::api::{ApiError, ClientError};
 use crate::backend::BackendError;
+use crate::controller::ControllerError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub(super) enum CliError {
     /// The backend ended with an error.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The controller ended with an error.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     File {

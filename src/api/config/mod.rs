@@ -93,6 +93,16 @@ pub enum Committed {
     Raced,
 }
 
+/// The document that `path` is about, and the node below it on the way.
+pub(crate) fn document_at(
+    module: &'static Module,
+    path: &str,
+) -> Option<(DocumentId, Option<&'static str>)> {
+    let target = target::Target::parse(module, path).ok()?;
+    let below = target.steps.get(2).map(|step| step.node.name);
+    Some((target.document()?, below))
+}
+
 /// Where a module's configuration lies.
 pub trait Datastore: Send + Sync + 'static {
     /// The module.
