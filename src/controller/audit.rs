@@ -87,6 +87,15 @@ pub struct Refused {
     pub reason: String,
 }
 
+/// Results of entries that changed nothing.
+const REFUSALS: [&str; 5] = ["table-full", "invalid", "access-denied", "quota", "absent"];
+
+impl Record {
+    fn has_accepted(&self) -> bool {
+        self.results.keys().any(|result| !REFUSALS.contains(result))
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
@@ -149,10 +158,11 @@ impl Audit {
 
     /// Adds a line.
     pub async fn log(&self, mut record: Record) {
-        let is_refusal = record.status >= 400 || !record.refused.is_empty();
-        if is_refusal {
+        if record.status >= 400 || !record.refused.is_empty() {
             match self.pass(&record, Instant::now()) {
                 Some(suppressed) => record.suppressed = suppressed,
+                // What was accepted is always told.
+                None if record.has_accepted() => record.refused.clear(),
                 None => return,
             }
         }

@@ -1,7 +1,7 @@
 //! Handing sessions back where an operator, or a move, says so.
 //!
-//! *Promises*: tried until the backend has done it, or it is not due any more; one backend
-//! that does not answer keeps no other waiting.
+//! *Promises*: tried until the backend has done it, or it is not due any more; a backend that
+//! does not answer costs the others one of [`AT_ONCE`] places for a while.
 //! *Refuses*: nothing.
 //! *Caller's duty*: what happens while no controller runs is found at the next start for
 //! switches; for elements that moved or went, the backend's own file is the guard.
@@ -31,29 +31,24 @@ pub async fn keep(
     mut told: mpsc::UnboundedReceiver<BTreeSet<HandBack>>,
 ) {
     let mut waiting: BTreeSet<HandBack> = BTreeSet::new();
+    let mut failed: BTreeSet<HandBack> = BTreeSet::new();
+    let mut tries = JoinSet::new();
+    let mut again = tokio::time::interval(AGAIN);
     loop {
-        let new = if waiting.is_empty() {
-            told.recv().await
-        } else {
-            match tokio::time::timeout(AGAIN, told.recv()).await {
-                Ok(new) => new,
-                Err(_) => Some(BTreeSet::new()),
-            }
-        };
-        let Some(new) = new else { return };
-        waiting.extend(new);
-        waiting.retain(|one| registry.is_due(one));
-        let mut rest: Vec<HandBack> = std::mem::take(&mut waiting).into_iter().collect();
-        let mut tries = JoinSet::new();
-        while !rest.is_empty() || !tries.is_empty() {
-            while tries.len() < AT_ONCE
-                && let Some(one) = rest.pop()
-            {
-                tries.spawn(try_once(audit.clone(), one));
-            }
+        tokio::select! {
+            new = told.recv() => match new {
+                Some(new) => waiting.extend(new),
+                None => return,
+            },
             // A panic there is a bug that was reported; the rest goes on.
-            if let Some(Ok(Some(again))) = tries.join_next().await {
-                waiting.insert(again);
+            Some(tried) = tries.join_next() => failed.extend(tried.ok().flatten()),
+            _ = again.tick(), if !failed.is_empty() => waiting.append(&mut failed),
+        }
+        while tries.len() < AT_ONCE
+            && let Some(one) = waiting.pop_first()
+        {
+            if registry.is_due(&one) {
+                tries.spawn(try_once(audit.clone(), one));
             }
         }
     }
@@ -61,11 +56,7 @@ pub async fn keep(
 
 /// Gives back what must be tried again.
 async fn try_once(audit: Arc<Audit>, one: HandBack) -> Option<HandBack> {
-    let input = WithdrawInput {
-        element: Some(one.element.clone()),
-        key: Vec::new(),
-        all: true,
-    };
+    let input = WithdrawInput::all_of(&one.element);
     let withdrawn = match Client::new(&one.backend).withdraw(input).await {
         Ok(output) => output.withdrawn,
         Err(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 0,

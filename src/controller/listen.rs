@@ -81,7 +81,8 @@ pub async fn local(listener: &UnixListener, app: Router, ending: watch::Receiver
     serve(accept, ending, |stream, seat, ending| {
         let app = app.clone();
         async move {
-            converse(stream, app, Peer::Local, ending, std::future::pending()).await;
+            let never = std::future::pending();
+            converse(stream, Version::One, app, Peer::Local, ending, never).await;
             drop(seat);
         }
     })
@@ -161,20 +162,39 @@ async fn secure(
         }
         Err(_) => return,
     };
-    let certificates = stream.get_ref().1.peer_certificates();
-    let Some(peer) = certificates.and_then(<[_]>::first).map(Peer::of) else {
+    let session = stream.get_ref().1;
+    let Some(peer) = session
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .map(Peer::of)
+    else {
         return;
+    };
+    let version = match session.alpn_protocol() {
+        Some(b"h2") => Version::Two,
+        Some(_) => Version::One,
+        None => Version::Either,
     };
     let rotated = async move {
         // Without a sender the listener ends anyway.
         let _gone = tls.changed().await;
     };
-    converse(stream, app, peer, ending, rotated).await;
+    converse(stream, version, app, peer, ending, rotated).await;
+}
+
+/// Which HTTP a connection speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Version {
+    One,
+    Two,
+    /// Its first bytes will tell.
+    Either,
 }
 
 /// One connection, to its end.
 async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
+    version: Version,
     app: Router,
     peer: Peer,
     mut ending: watch::Receiver<bool>,
@@ -190,6 +210,11 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(KEEP_ALIVE);
+    let builder = match version {
+        Version::One => builder.http1_only(),
+        Version::Two => builder.http2_only(),
+        Version::Either => builder,
+    };
     let service = TowerToHyperService::new(app.layer(Extension(peer)));
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

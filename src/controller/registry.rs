@@ -209,10 +209,14 @@ impl Books {
         match inventory::list_of(&change.key) {
             Some(TENANT) => put(&mut self.tenants, name, content),
             Some(HOST) => {
-                self.relays.retain(|_, hosts| {
-                    hosts.remove(name);
-                    !hosts.is_empty()
-                });
+                for relay in self.hosts.get(name).iter().flat_map(|host| &host.relay) {
+                    if let Some(hosts) = self.relays.get_mut(relay) {
+                        hosts.remove(name);
+                        if hosts.is_empty() {
+                            self.relays.remove(relay);
+                        }
+                    }
+                }
                 put(&mut self.hosts, name, content);
                 for relay in self.hosts.get(name).iter().flat_map(|host| &host.relay) {
                     let hosts = self.relays.entry(relay.clone()).or_default();

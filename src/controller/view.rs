@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::audit::{Audit, Record, Refused};
 use super::judge::judge;
 use super::meter::Meters;
-use super::registry::{Bar, Placed, Registry};
+use super::registry::{Bar, HandBack, Placed, Registry};
 use crate::api::control::{Answer, Control, SessionPage};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
@@ -27,6 +27,38 @@ use crate::api::{Client, ClientError};
 
 /// Most sessions that are listed at once: a list is held in memory here.
 const LISTED_MAX: u32 = 65_536;
+
+const RATE: &str = "more sessions a second than the element's quota: ask later";
+const NUMBER: &str = "the element has as many sessions as its quota: withdraw some, or ask later";
+
+/// The entries of an `offload`, as far as they are judged.
+#[derive(Default)]
+struct Batch {
+    /// What may go on, and where its result stands.
+    allowed: Vec<(usize, Session)>,
+    results: Vec<Option<OffloadResult>>,
+}
+
+impl Batch {
+    fn add(&mut self, session: Session, denied: Option<Fault>) {
+        let denied_with = OffloadStatus::AccessDenied;
+        let result = match denied {
+            Some(fault) => Some(OffloadResult::fault(session.key, denied_with, fault)),
+            None => {
+                self.allowed.push((self.results.len(), session));
+                None
+            }
+        };
+        self.results.push(result);
+    }
+
+    /// Refuses what comes after the first `in_time` entries that are allowed.
+    fn refuse_after(&mut self, in_time: usize) {
+        for (place, session) in self.allowed.split_off(in_time) {
+            self.results[place] = Some(quota(session, "rate", RATE));
+        }
+    }
+}
 
 /// What all views share.
 pub struct Shared {
@@ -77,31 +109,95 @@ impl View {
         if let Some(name) = &input.element {
             self.own(name)?;
         }
-        let mut judged: Vec<Option<OffloadResult>> = Vec::with_capacity(input.session.len());
-        let mut allowed = Vec::new();
+        let policy = &self.placed.element.policy;
+        let mut batch = Batch::default();
         for session in input.session {
-            match self.judge(&session) {
-                Ok(()) => {
-                    judged.push(None);
-                    allowed.push(session);
-                }
-                Err(fault) => judged.push(Some(OffloadResult::fault(
-                    session.key,
-                    OffloadStatus::AccessDenied,
-                    fault,
-                ))),
+            let denied = self.judge(&session).err();
+            batch.add(session, denied);
+        }
+        let rate = policy.requests_per_second;
+        let wanted = batch.allowed.len();
+        let in_time = self
+            .shared
+            .meters
+            .pass(self.name(), rate, wanted, Instant::now());
+        batch.refuse_after(in_time);
+        if !batch.allowed.is_empty() {
+            let room = u64::from(policy.sessions).saturating_sub(self.count().await?);
+            if batch.allowed.len() as u64 > room {
+                self.refuse_beyond(&mut batch, room).await?;
             }
         }
-        let mut forwarded = self.forward(allowed).await?.into_iter();
-        let result: Option<Vec<OffloadResult>> = judged
-            .into_iter()
-            .map(|here| here.or_else(|| forwarded.next()))
-            .collect();
-        // The backend promises a result for each session.
-        let result = result.ok_or_else(|| ApiError::failed("the backend left out results"))?;
-        let output = OffloadOutput { result };
+        let output = self.forward(batch).await?;
+        self.undo_if_late().await;
         self.shared.audit.log(self.record(&output)).await;
         Ok(output)
+    }
+
+    /// Hands back where a switch was turned, or the element moved, while its sessions were on
+    /// their way: the hand-back that followed from that may have come before them.
+    async fn undo_if_late(&self) {
+        let one = HandBack {
+            backend: self.placed.host.backend.clone(),
+            element: self.name().to_owned(),
+        };
+        if !self.shared.registry.is_due(&one) {
+            return;
+        }
+        if let Err(error) = self
+            .backend()
+            .withdraw(WithdrawInput::all_of(self.name()))
+            .await
+        {
+            log::error!(
+                "late sessions of {} cannot be handed back: {error}",
+                self.name()
+            );
+        }
+    }
+
+    /// Refuses what is new beyond `room` sessions; what is there already may be offered again.
+    async fn refuse_beyond(&self, batch: &mut Batch, mut room: u64) -> Result<(), ApiError> {
+        for (place, session) in std::mem::take(&mut batch.allowed) {
+            let found = self.backend().session(self.name(), &session.key).await;
+            let is_there = found.map_err(of_backend)?.is_some();
+            if is_there || room > 0 {
+                room -= u64::from(!is_there);
+                batch.allowed.push((place, session));
+            } else {
+                batch.results[place] = Some(quota(session, "sessions", NUMBER));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends on what is left of a batch.
+    async fn forward(&self, batch: Batch) -> Result<OffloadOutput, ApiError> {
+        let Batch {
+            allowed,
+            mut results,
+        } = batch;
+        let (places, sessions): (Vec<usize>, Vec<Session>) = allowed.into_iter().unzip();
+        if !sessions.is_empty() {
+            let input = OffloadInput {
+                element: Some(self.name().to_owned()),
+                session: sessions,
+            };
+            let output = self.backend().offload(input).await.map_err(of_backend)?;
+            let new = output.result.iter();
+            let new = new
+                .filter(|one| one.result == OffloadStatus::Offloaded)
+                .count();
+            let meters = &self.shared.meters;
+            meters.added(self.name(), new as u64, Instant::now());
+            for (place, one) in places.into_iter().zip(output.result) {
+                results[place] = Some(one);
+            }
+        }
+        // The backend promises a result for each session.
+        let result: Option<Vec<OffloadResult>> = results.into_iter().collect();
+        let result = result.ok_or_else(|| ApiError::failed("the backend left out results"))?;
+        Ok(OffloadOutput { result })
     }
 
     /// Judges one session by switches and policy.
@@ -122,51 +218,6 @@ impl View {
             app_tag,
             message: message.to_owned(),
         })
-    }
-
-    /// Results of sessions that are allowed, as far as rate and number allow.
-    async fn forward(&self, mut sessions: Vec<Session>) -> Result<Vec<OffloadResult>, ApiError> {
-        if sessions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let policy = &self.placed.element.policy;
-        let meters = &self.shared.meters;
-        let room = u64::from(policy.sessions).saturating_sub(self.count().await?);
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        let beyond = sessions.split_off(room.min(sessions.len()));
-        let in_time = meters.pass(
-            self.name(),
-            policy.requests_per_second,
-            sessions.len(),
-            Instant::now(),
-        );
-        let late = sessions.split_off(in_time);
-        let mut results = Vec::new();
-        if !sessions.is_empty() {
-            let input = OffloadInput {
-                element: Some(self.name().to_owned()),
-                session: sessions,
-            };
-            results = self
-                .backend()
-                .offload(input)
-                .await
-                .map_err(of_backend)?
-                .result;
-        }
-        let new = results
-            .iter()
-            .filter(|one| one.result == OffloadStatus::Offloaded);
-        meters.added(self.name(), new.count() as u64, Instant::now());
-        let rate = "more sessions a second than the element's quota: ask later, in larger steps";
-        let number = "the element has as many sessions as its quota: withdraw some, or ask later";
-        results.extend(late.into_iter().map(|session| quota(session, "rate", rate)));
-        results.extend(
-            beyond
-                .into_iter()
-                .map(|session| quota(session, "sessions", number)),
-        );
-        Ok(results)
     }
 
     /// How many sessions the element has.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use shunt::api::identity::Signer;
 
@@ -27,7 +27,8 @@ pub struct Authority {
 impl Authority {
     /// A new one; its certificate is `NAME.pem` in `dir`.
     pub fn new(dir: &Dir, name: &'static str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
@@ -46,7 +47,9 @@ impl Authority {
 
     /// Issues a certificate for `host` under the file name `name`, or replaces it.
     pub fn issue(&self, name: &str, host: &str) -> Identity {
-        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        // The default is every certificate's: OpenSSL would take this one for its own issuer.
+        params.distinguished_name.push(DnType::CommonName, host);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let identity = Identity {
@@ -203,14 +206,6 @@ impl Controller {
         self.process.signal(libc::SIGHUP);
     }
 
-    /// Runs `shunt controller --config … ARGUMENTS`.
-    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
-        let mut argv = vec![binary(), "controller".into(), "--config".into()];
-        argv.push(self.config.clone());
-        argv.extend(arguments.iter().map(PathBuf::from));
-        output(&argv)
-    }
-
     /// Asks over the local socket; `arguments` are curl's.
     pub fn ask_with(
         &self,
@@ -262,13 +257,27 @@ impl Controller {
         })
     }
 
-    /// The lines of the audit log.
-    pub fn audit(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.dir.join("audit.jsonl")).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+    /// Waits until the lines of the audit log are as `wanted`: they are written behind the
+    /// answer.
+    pub fn logs(&self, what: &str, mut wanted: impl FnMut(&[Value]) -> bool) {
+        eventually(DEADLINE, what, || {
+            let text = std::fs::read_to_string(self.dir.join("audit.jsonl")).unwrap();
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let lines: Vec<Value> = whole
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            wanted(&lines)
+        });
     }
+}
+
+/// Runs `shunt controller --config … ARGUMENTS`.
+pub fn command(config: &Path, arguments: &[&str]) -> std::process::Output {
+    let mut argv = vec![binary(), "controller".into(), "--config".into()];
+    argv.push(config.to_owned());
+    argv.extend(arguments.iter().map(PathBuf::from));
+    output(&argv)
 }
 
 fn spawn(config: &Path, dir: &Path) -> Process {

@@ -16,7 +16,7 @@ mod support;
 
 use serde_json::{Value, json};
 
-use lab::{Controller, INVENTORY};
+use lab::{Controller, INVENTORY, command};
 use support::Dir;
 use support::yang::{Kind, Model};
 
@@ -130,13 +130,10 @@ fn the_inventory_is_written_and_read_with_curl_as_restconf_says() {
             .status,
         404
     );
-    let edits = controller.audit();
-    assert!(
-        edits
-            .iter()
-            .any(|line| line["status"] == 412 && line["path"] == path),
-        "{edits:?}"
-    );
+    controller.logs("the refused edit is logged", |lines| {
+        let refused = |line: &Value| line["status"] == 412 && line["path"] == *path;
+        lines.iter().any(refused)
+    });
     controller.end();
 }
 
@@ -242,56 +239,28 @@ fn what_the_controller_takes_and_tells_is_of_its_module() {
 
 #[test]
 fn a_backup_restores_to_the_same_inventory() {
-    let dir = Dir::new();
+    let (dir, other) = (Dir::new(), Dir::new());
     let controller = Controller::start(&dir, LOCAL);
     controller.set("PUT", INVENTORY, &whole());
     let before = controller.get(INVENTORY).json();
+    let config = dir.file("controller.toml");
     let file = dir.file("backup.jsonl");
     let file = file.to_str().unwrap();
-    let in_use = controller.command(&["--backup", file]);
+    let in_use = command(&config, &["--backup", file]);
     assert!(!in_use.status.success());
     let said = String::from_utf8_lossy(&in_use.stderr).into_owned();
     assert!(said.contains("another controller has it open"), "{said}");
-    std::fs::remove_file(file).unwrap();
-    assert!(controller.command(&["--check"]).status.success());
+    assert!(command(&config, &["--check"]).status.success());
     controller.end();
+    assert!(command(&config, &["--backup", file]).status.success());
+    // Neither over a file nor over documents.
+    assert!(!command(&config, &["--backup", file]).status.success());
+    assert!(!command(&config, &["--restore", file]).status.success());
 
-    let other = Dir::new();
-    let backup = {
-        let controller = Controller::start(&other, LOCAL);
-        let from = LOCAL.replace("{dir}", dir.path().to_str().unwrap());
-        let config = other.write("first.toml", &from);
-        let said = support::process::output(&[
-            support::shunt::binary().to_str().unwrap(),
-            "controller",
-            "--config",
-            config.to_str().unwrap(),
-            "--backup",
-            file,
-        ]);
-        assert!(said.status.success(), "{said:?}");
-        // A store that has documents is not restored into.
-        controller.end();
-        file
-    };
-    let new = Dir::new();
-    let config = new.write(
-        "new.toml",
-        &LOCAL.replace("{dir}", new.path().to_str().unwrap()),
-    );
-    let restore = || {
-        support::process::output(&[
-            support::shunt::binary().to_str().unwrap(),
-            "controller",
-            "--config",
-            config.to_str().unwrap(),
-            "--restore",
-            backup,
-        ])
-    };
-    assert!(restore().status.success());
-    assert!(!restore().status.success());
-    let controller = Controller::start(&new, LOCAL);
+    let text = LOCAL.replace("{dir}", other.path().to_str().unwrap());
+    let config = other.write("controller.toml", &text);
+    assert!(command(&config, &["--restore", file]).status.success());
+    let controller = Controller::start(&other, LOCAL);
     assert_eq!(controller.get(INVENTORY).json(), before);
     controller.end();
 }

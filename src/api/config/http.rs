@@ -6,7 +6,6 @@
 //! *Caller's duty*: none.
 //! *Standard*: RFC 8040 sections 4.1 to 4.7.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -19,9 +18,10 @@ use serde_json::{Map, Value, json};
 
 use super::condition::{self, Conditions, Verdict};
 use super::edit::{self, Fault, Operation};
-use super::schema::{Kind, Node};
-use super::target::{Step, Target};
-use super::{Change, Committed, Datastore, DocumentId, Loaded, Scope, Tag, check};
+use super::schema::Kind;
+use super::target::Target;
+use super::tree::{documents, find, id_of, tag_of, tree_of};
+use super::{Change, Committed, Datastore, Loaded, Scope, Tag, body, check};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::path::{DATA, no_resource};
 use crate::api::query::{Content, Query};
@@ -179,11 +179,11 @@ async fn write(
     check_accept(&headers)?;
     let conditions = Conditions::read(&headers)?;
     let edit = if method == Method::DELETE {
-        Edit::new(&target, target.clone(), Operation::Remove)?
+        Edit::new(&target, body::removal(&target)?)
     } else {
         let body = take_body(&headers, body).await?;
         let body = serde_json::from_slice(&body).map_err(|error| malformed(&error))?;
-        Edit::read(&method, &target, &body)?
+        Edit::new(&target, body::read(&method, &target, &body)?)
     };
     for _ in 0..ATTEMPTS {
         if let Some(response) = edit.attempt(&*site.datastore, &conditions).await? {
@@ -203,40 +203,12 @@ struct Edit<'a> {
 }
 
 impl<'a> Edit<'a> {
-    fn new(asked: &'a Target, place: Target, operation: Operation) -> Result<Self, ApiError> {
-        keep_key(&place, &operation)?;
-        Ok(Self {
+    fn new(asked: &'a Target, (place, operation): (Target, Operation)) -> Self {
+        Self {
             asked,
             place,
             operation,
-        })
-    }
-
-    /// From a body.
-    fn read(method: &Method, asked: &'a Target, body: &Value) -> Result<Self, ApiError> {
-        let (name, value) = only_member(body)?;
-        if *method == Method::POST {
-            let at = format!("{}/{name}", asked.instance());
-            let node = asked.child_node(name).ok_or_else(|| unknown(&at))?;
-            let (place, value) = addressed(asked, node, value)?;
-            return Self::new(asked, place, Operation::Create(value));
         }
-        let value = match asked.node() {
-            None if name == "ietf-restconf:data" => whole(asked, value)?,
-            None => return Err(misnamed(name, "ietf-restconf:data")),
-            Some(node) => {
-                let expected = format!("{}:{}", asked.module.name, node.name);
-                if name != expected {
-                    return Err(misnamed(name, &expected));
-                }
-                named(asked, node, value)?
-            }
-        };
-        let operation = match *method {
-            Method::PUT => Operation::Replace(value),
-            _ => Operation::Merge(value),
-        };
-        Self::new(asked, asked.clone(), operation)
     }
 
     /// The documents that can change.
@@ -368,218 +340,6 @@ impl<'a> Edit<'a> {
     }
 }
 
-/// The one member of a body.
-fn only_member(body: &Value) -> Result<(&str, &Value), ApiError> {
-    match body.as_object().map(|object| object.iter()) {
-        Some(mut members) if members.len() == 1 => members
-            .next()
-            .map(|(name, value)| (name.as_str(), value))
-            .ok_or_else(|| misnamed("", "a node")),
-        _ => Err(bad(
-            ErrorTag::InvalidValue,
-            "a body is a JSON object with one node, under its module's name",
-            "/",
-        )),
-    }
-}
-
-/// The place and content of a new child `node` of `parent`.
-fn addressed(
-    parent: &Target,
-    node: &'static Node,
-    value: &Value,
-) -> Result<(Target, Value), ApiError> {
-    let at = format!("{}/{}", parent.child(node, None).instance(), "");
-    let at = at.trim_end_matches('/');
-    match &node.kind {
-        Kind::Container(_) | Kind::Leaf(_) => {
-            let value = check::content(node, value, at)?;
-            Ok((parent.child(node, None), value))
-        }
-        Kind::List(list) => {
-            let entry = only_entry(value, at)?;
-            let key = check::key_of(list, entry, at)?;
-            let place = parent.child(node, Some(key));
-            let value = check::content(node, entry, &place.instance())?;
-            Ok((place, value))
-        }
-        Kind::LeafList(_) => {
-            let value = check::content(node, only_entry(value, at)?, at)?;
-            let key = value.as_str().map(ToOwned::to_owned);
-            Ok((parent.child(node, key), value))
-        }
-    }
-}
-
-/// The content for `target`, whose key it must have.
-fn named(target: &Target, node: &'static Node, value: &Value) -> Result<Value, ApiError> {
-    let at = target.instance();
-    let key = target.steps.last().and_then(|step| step.key.as_deref());
-    let (value, given, at_key) = match &node.kind {
-        Kind::Container(_) | Kind::Leaf(_) => return check::content(node, value, &at),
-        Kind::List(list) => {
-            let entry = only_entry(value, &at)?;
-            let given = check::key_of(list, entry, &at)?;
-            (entry, given, format!("{at}/{}", list.key))
-        }
-        Kind::LeafList(_) => {
-            let entry = only_entry(value, &at)?;
-            let checked = check::content(node, entry, &at)?;
-            (
-                entry,
-                checked.as_str().unwrap_or_default().to_owned(),
-                at.clone(),
-            )
-        }
-    };
-    if Some(given.as_str()) != key {
-        let message = format!(
-            "the path says `{}`, the body `{given}`",
-            key.unwrap_or_default()
-        );
-        return Err(bad(ErrorTag::InvalidValue, message, &at_key));
-    }
-    check::content(node, value, &at)
-}
-
-/// The content of `ietf-restconf:data`.
-fn whole(target: &Target, value: &Value) -> Result<Value, ApiError> {
-    let at = "/ietf-restconf:data";
-    let given = value
-        .as_object()
-        .ok_or_else(|| bad(ErrorTag::BadElement, "this is a JSON object of nodes", at))?;
-    let mut content = Map::new();
-    for (name, value) in given {
-        let node = target
-            .child_node(name)
-            .ok_or_else(|| unknown(&format!("/{name}")))?;
-        let at = target.child(node, None).instance();
-        content.insert(node.name.to_owned(), check::content(node, value, &at)?);
-    }
-    Ok(Value::Object(content))
-}
-
-fn only_entry<'a>(value: &'a Value, at: &str) -> Result<&'a Value, ApiError> {
-    match value.as_array().map(Vec::as_slice) {
-        Some([entry]) => Ok(entry),
-        _ => Err(bad(
-            ErrorTag::BadElement,
-            "this is a JSON array with one entry",
-            at,
-        )),
-    }
-}
-
-/// Refuses to change the key of an entry, which is what it is found by.
-fn keep_key(place: &Target, operation: &Operation) -> Result<(), ApiError> {
-    let [.., entry, leaf] = place.steps.as_slice() else {
-        return Ok(());
-    };
-    let Kind::List(list) = &entry.node.kind else {
-        return Ok(());
-    };
-    if list.key != leaf.node.name {
-        return Ok(());
-    }
-    let is_kept = match operation {
-        Operation::Create(value) | Operation::Replace(value) | Operation::Merge(value) => {
-            value.as_str() == entry.key.as_deref()
-        }
-        Operation::Remove => false,
-    };
-    if is_kept {
-        Ok(())
-    } else {
-        let message = "a key stays as long as its entry: create another entry";
-        Err(bad(ErrorTag::InvalidValue, message, &place.instance()))
-    }
-}
-
-/// Documents as the content of a datastore.
-fn tree_of(target: &Target, loaded: &Loaded) -> Map<String, Value> {
-    let mut top = Map::new();
-    for (id, stored) in &loaded.documents {
-        let list = top
-            .entry(id.list)
-            .or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(entries) = list {
-            entries.push(stored.content.clone());
-        }
-    }
-    Map::from_iter([(target.module.top.name.to_owned(), Value::Object(top))])
-}
-
-/// The reverse of [`tree_of`].
-fn documents(top: &'static Node, mut tree: Map<String, Value>) -> BTreeMap<DocumentId, Value> {
-    let content = tree
-        .remove(top.name)
-        .map_or_else(Map::new, edit::into_object);
-    let mut documents = BTreeMap::new();
-    for (name, entries) in content {
-        let Some(node) = top.child(&name) else {
-            continue;
-        };
-        for entry in edit::into_array(entries) {
-            if let Some(id) = id_of(node, &entry) {
-                documents.insert(id, entry);
-            }
-        }
-    }
-    documents
-}
-
-fn id_of(node: &'static Node, entry: &Value) -> Option<DocumentId> {
-    let Kind::List(list) = &node.kind else {
-        return None;
-    };
-    let key = entry.get(list.key)?.as_str()?.to_owned();
-    Some(DocumentId {
-        list: node.name,
-        key,
-    })
-}
-
-/// What is at `target`, or holds there by default.
-fn find(tree: &Map<String, Value>, target: &Target) -> Option<Value> {
-    let Some((last, above)) = target.steps.split_last() else {
-        return Some(Value::Object(tree.clone()));
-    };
-    let mut content = Some(tree);
-    for step in above {
-        content = match &step.node.kind {
-            // Without presence it is there, empty.
-            Kind::Container(_) => content.and_then(|content| content.get(step.node.name)),
-            _ => Some(entry_of(content?, step)?),
-        }
-        .and_then(Value::as_object);
-    }
-    match &last.node.kind {
-        Kind::Container(_) => {
-            let found = content.and_then(|content| content.get(last.node.name));
-            Some(found.cloned().unwrap_or_else(|| json!({})))
-        }
-        Kind::List(_) | Kind::LeafList(_) => entry_of(content?, last).cloned(),
-        Kind::Leaf(leaf) => {
-            let found = content.and_then(|content| content.get(last.node.name));
-            found.cloned().or_else(|| leaf.default.map(Value::from))
-        }
-    }
-}
-
-fn entry_of<'a>(content: &'a Map<String, Value>, step: &Step) -> Option<&'a Value> {
-    let entries = content.get(step.node.name)?.as_array()?;
-    let place = edit::place_of(entries, step.node, step.key.as_deref())?;
-    entries.get(place)
-}
-
-/// The state of what is at `target`: of its document, or of everything.
-fn tag_of(target: &Target, loaded: &Loaded) -> Option<Tag> {
-    match target.document() {
-        Some(id) => loaded.documents.get(&id).map(|stored| stored.tag),
-        None => Some(loaded.generation),
-    }
-}
-
 fn absent(target: &Target) -> ApiError {
     ApiError::application(
         StatusCode::NOT_FOUND,
@@ -613,23 +373,4 @@ fn not_allowed(method: &Method, path: &str, methods: &str) -> ApiError {
         ErrorTag::OperationNotSupported,
         format!("{method} is not served at {path}: it takes {methods}"),
     )
-}
-
-fn unknown(at: &str) -> ApiError {
-    let shown: String = at.chars().take(300).collect();
-    bad(
-        ErrorTag::UnknownElement,
-        "there is no such node here",
-        &shown,
-    )
-}
-
-fn misnamed(found: &str, expected: &str) -> ApiError {
-    let shown: String = found.chars().take(64).collect();
-    let message = format!("the body's node is `{shown}`: `{expected}` is what the path names");
-    bad(ErrorTag::UnknownElement, message, &format!("/{shown}"))
-}
-
-fn bad(tag: ErrorTag, message: impl Into<String>, at: &str) -> ApiError {
-    ApiError::application(StatusCode::BAD_REQUEST, tag, message).at(at)
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+mod body;
 mod check;
 mod condition;
 mod edit;
@@ -20,6 +21,7 @@ pub mod schema;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use check::{not_unique, predicate};
 pub use http::{Site, routes};
