@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
+use axum::middleware;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::drain::drained;
 use super::tls;
 
 /// Connections of a listener at a time; more wait.
@@ -215,7 +217,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Version::Two => builder.http2_only(),
         Version::Either => builder,
     };
-    let service = TowerToHyperService::new(app.layer(Extension(peer)));
+    let service = TowerToHyperService::new(
+        app.layer(Extension(peer))
+            .layer(middleware::from_fn(drained)),
+    );
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {

@@ -11,6 +11,7 @@
 
 mod audit;
 pub mod config;
+mod drain;
 mod hand_back;
 mod inventory;
 mod judge;
