@@ -174,10 +174,7 @@ pub(crate) fn told<S: Clone + Send + Sync + 'static>(
             "/restconf/yang-library-version",
             fixed(|_| discovery::library_version()),
         )
-        .route(
-            "/restconf/operations",
-            fixed(|operations| discovery::operations(operations)),
-        )
+        .route("/restconf/operations", fixed(discovery::operations))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
 }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -246,7 +246,7 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn write_all(path: &PathBuf, mut file: File, mut told: mpsc::Receiver<Told>) {
+fn write_all(path: &Path, mut file: File, mut told: mpsc::Receiver<Told>) {
     while let Some(told) = told.blocking_recv() {
         let outcome = match told {
             Told::Line(line) => file.write_all(line.as_bytes()),
