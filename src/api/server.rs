@@ -137,7 +137,7 @@ async fn converse(stream: UnixStream, app: Router, mut is_ending: watch::Receive
 fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
     let call = || allow("POST, OPTIONS");
-    told(OFFLOAD, discovery::MODULE_TEXT, SESSION_OPERATIONS)
+    let routes = told(OFFLOAD, discovery::MODULE_TEXT, SESSION_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:offload",
             post(offload).options(call),
@@ -148,11 +148,18 @@ fn router(control: Arc<dyn Control>) -> Router {
         )
         .route("/restconf/data", data())
         .route("/restconf/data/{*path}", data())
-        .route("/restconf/ds/{*path}", data())
-        .with_state(control)
+        .route("/restconf/ds/{*path}", data());
+    or_refused(routes).with_state(control)
 }
 
-/// What every server tells of itself, and its answers where there is nothing.
+/// With our answers where there is no route, or not by the method.
+pub(crate) fn or_refused<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+}
+
+/// What every server tells of itself.
 pub(crate) fn told<S: Clone + Send + Sync + 'static>(
     own: Own,
     module: &'static str,
@@ -175,8 +182,6 @@ pub(crate) fn told<S: Clone + Send + Sync + 'static>(
             fixed(|_| discovery::library_version()),
         )
         .route("/restconf/operations", fixed(discovery::operations))
-        .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed)
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -43,9 +43,8 @@ pub fn routes(inventory: Arc<Site>, configured: Option<&Operators>, audit: Arc<A
             .collect(),
         audit,
     };
-    server::told(INVENTORY, MODULE.text, &[])
-        .merge(config::routes(inventory))
-        .layer(middleware::from_fn_with_state(Arc::new(guard), judged))
+    let routes = server::told(INVENTORY, MODULE.text, &[]).merge(config::routes(inventory));
+    server::or_refused(routes).layer(middleware::from_fn_with_state(Arc::new(guard), judged))
 }
 
 impl Guard {

@@ -42,15 +42,15 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
         shared,
         inventory: config::routes(inventory),
     };
-    server::told(OFFLOAD, MODULE_TEXT, SESSION_OPERATIONS)
+    let routes = server::told(OFFLOAD, MODULE_TEXT, SESSION_OPERATIONS)
         .route("/restconf/operations/shunt-offload:offload", post(offload))
         .route(
             "/restconf/operations/shunt-offload:withdraw",
             post(withdraw),
         )
         .route("/restconf/data", get(read))
-        .route("/restconf/data/{*path}", get(read))
-        .with_state(Arc::new(relays))
+        .route("/restconf/data/{*path}", get(read));
+    server::or_refused(routes).with_state(Arc::new(relays))
 }
 
 impl Relays {
