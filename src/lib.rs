@@ -10,12 +10,13 @@
 //! | 1 | [`flow`], [`port`], [`serial`] |
 //! | 2 | [`datapath`] |
 //! | 3 | [`api`] |
-//! | 4 | [`backend`], [`relay`] |
+//! | 4 | [`backend`], [`controller`], [`relay`] |
 //! | 5 | [`cli`] |
 
 pub mod api;
 pub mod backend;
 pub mod cli;
+pub mod controller;
 pub mod datapath;
 pub mod flow;
 pub mod packet;

@@ -6,52 +6,76 @@
 //! *Standard*: RFC 8040 sections 3.1 (host-meta), 3.3 (the API resource), 3.7 (modules) and
 //! 9.1 (capabilities); RFC 8525 (YANG library), RFC 6243 (defaults).
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The module of what is served here, as it stands in the documentation.
-pub(super) const MODULE_TEXT: &str = include_str!("../../docs/yang/shunt-offload.yang");
+pub(crate) const MODULE_TEXT: &str = include_str!("../../docs/yang/shunt-offload.yang");
 /// Its name.
-pub(super) const MODULE: &str = "shunt-offload";
+pub(crate) const MODULE: &str = "shunt-offload";
 /// Its revision.
-pub(super) const REVISION: &str = "2026-11-23";
+pub(crate) const REVISION: &str = "2026-11-23";
 /// Where it is read.
-pub(super) const MODULE_PATH: &str = "/restconf/yang/shunt-offload@2026-11-23.yang";
+pub(crate) const MODULE_PATH: &str = "/restconf/yang/shunt-offload@2026-11-23.yang";
 
 /// Revision of the YANG library's module.
 const LIBRARY_REVISION: &str = "2019-01-04";
 
 /// Says where the API is; XRD.
-pub(super) const HOST_META: &str = concat!(
+pub(crate) const HOST_META: &str = concat!(
     "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n",
     "<XRD xmlns=\"http://docs.oasis-open.org/ns/xri/xrd-1.0\">",
     "<Link rel=\"restconf\" href=\"/restconf\"/></XRD>\n"
 );
 
 /// The API resource.
-pub(super) fn api() -> Value {
+pub(crate) fn api() -> Value {
     json!({ "ietf-restconf:restconf": {
         "data": {}, "operations": {}, "yang-library-version": LIBRARY_REVISION
     }})
 }
 
 /// The leaf `yang-library-version`.
-pub(super) fn library_version() -> Value {
+pub(crate) fn library_version() -> Value {
     json!({ "ietf-restconf:yang-library-version": LIBRARY_REVISION })
 }
 
 /// The operations that can be called.
-pub(super) fn operations() -> Value {
-    json!({ "ietf-restconf:operations": {
-        "shunt-offload:offload": [null], "shunt-offload:withdraw": [null],
-        "shunt-offload:reload": [null]
-    }})
+pub(crate) fn operations(names: &[&str]) -> Value {
+    let all: Map<String, Value> = names
+        .iter()
+        .map(|name| ((*name).to_owned(), json!([null])))
+        .collect();
+    json!({ "ietf-restconf:operations": all })
+}
+
+/// The operations on sessions.
+pub(crate) const SESSION_OPERATIONS: &[&str] = &["shunt-offload:offload", "shunt-offload:withdraw"];
+
+/// All operations of a backend.
+pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
+    "shunt-offload:offload",
+    "shunt-offload:withdraw",
+    "shunt-offload:reload",
+];
+
+/// How leaves at their default are told (RFC 6243).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Defaults {
+    /// Left out.
+    Trim,
+    /// As they were set.
+    Explicit,
 }
 
 /// Container `restconf-state` of ietf-restconf-monitoring.
-pub(super) fn restconf_state() -> Value {
+pub(crate) fn restconf_state(defaults: Defaults) -> Value {
+    let mode = match defaults {
+        Defaults::Trim => "trim",
+        Defaults::Explicit => "explicit",
+    };
     json!({
         "capabilities": { "capability": [
-            "urn:ietf:params:restconf:capability:defaults:1.0?basic-mode=trim",
+            format!("urn:ietf:params:restconf:capability:defaults:1.0?basic-mode={mode}"),
             "urn:ietf:params:restconf:capability:depth:1.0",
             "urn:ietf:params:restconf:capability:fields:1.0"
         ]},
@@ -59,15 +83,44 @@ pub(super) fn restconf_state() -> Value {
     })
 }
 
-/// Container `yang-library` of ietf-yang-library.
-pub(super) fn yang_library() -> Value {
+/// A module of ours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Its revision.
+    pub(crate) revision: &'static str,
+    /// Its namespace.
+    pub(crate) namespace: &'static str,
+    /// Where it is read.
+    pub(crate) path: &'static str,
+}
+
+/// The module of sessions.
+pub(crate) const OFFLOAD: Own = Own {
+    name: MODULE,
+    revision: REVISION,
+    namespace: "urn:shunt:offload",
+    path: MODULE_PATH,
+};
+
+/// The module of a controller's configuration.
+pub(crate) const INVENTORY: Own = Own {
+    name: "shunt-inventory",
+    revision: "2026-11-23",
+    namespace: "urn:shunt:inventory",
+    path: "/restconf/yang/shunt-inventory@2026-11-23.yang",
+};
+
+/// Container `yang-library` of ietf-yang-library, with `own` in one datastore.
+pub(crate) fn yang_library(own: Own, datastore: &str) -> Value {
     json!({
         "module-set": [{
             "name": "all",
             "module": [
                 {
-                    "name": MODULE, "revision": REVISION, "namespace": "urn:shunt:offload",
-                    "location": [MODULE_PATH]
+                    "name": own.name, "revision": own.revision, "namespace": own.namespace,
+                    "location": [own.path]
                 },
                 ietf("ietf-restconf-monitoring", "2017-01-26"),
                 ietf("ietf-yang-library", LIBRARY_REVISION)
@@ -79,14 +132,14 @@ pub(super) fn yang_library() -> Value {
             ]
         }],
         "schema": [{ "name": "all", "module-set": ["all"] }],
-        "datastore": [{ "name": "ietf-datastores:operational", "schema": "all" }],
-        "content-id": content_id()
+        "datastore": [{ "name": format!("ietf-datastores:{datastore}"), "schema": "all" }],
+        "content-id": content_id(own.revision)
     })
 }
 
 /// Changes whenever the library does.
-pub(super) fn content_id() -> String {
-    format!("{}-{REVISION}", env!("CARGO_PKG_VERSION"))
+fn content_id(revision: &str) -> String {
+    format!("{}-{revision}", env!("CARGO_PKG_VERSION"))
 }
 
 fn ietf(name: &str, revision: &str) -> Value {
@@ -108,5 +161,18 @@ mod tests {
         assert_eq!(newest, Some(REVISION));
         assert!(MODULE_PATH.ends_with(&format!("/{MODULE}@{REVISION}.yang")));
         assert!(MODULE_TEXT.contains("namespace \"urn:shunt:offload\";"));
+        let inventory = &crate::api::inventory::MODULE;
+        assert_eq!(INVENTORY.name, inventory.name);
+        assert_eq!(INVENTORY.revision, inventory.revision);
+        assert_eq!(INVENTORY.namespace, inventory.namespace);
+        let revision = format!("revision {} {{", inventory.revision);
+        assert!(inventory.text.contains(&revision));
+        let namespace = format!("namespace \"{}\";", inventory.namespace);
+        assert!(inventory.text.contains(&namespace));
+        assert!(
+            INVENTORY
+                .path
+                .ends_with(&format!("/{}@{}.yang", INVENTORY.name, INVENTORY.revision))
+        );
     }
 }

@@ -29,6 +29,8 @@ pub enum ErrorTag {
     ResourceDenied,
     /// What the request is about does not exist.
     DataMissing,
+    /// What was to be created is there already.
+    DataExists,
     /// The method or the encoding is not served here.
     OperationNotSupported,
     /// It failed for a reason of the server's.

@@ -9,11 +9,13 @@
 //! *Standard*: RFC 8040, RFC 7951, RFC 9110.
 
 pub mod client;
+pub mod config;
 pub mod control;
 pub mod convert;
-mod discovery;
+pub(crate) mod discovery;
 pub mod error;
 pub mod identity;
+pub mod inventory;
 pub mod offload;
 mod path;
 mod query;
@@ -33,6 +35,7 @@ pub use control::{Answer, Control, SessionPage};
 pub use convert::{NotInModel, VnicNames, from_request, to_request};
 pub use error::{ApiError, ErrorEntry, ErrorTag};
 pub use offload::{ENTRIES_MAX, Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
+pub(crate) use path::no_resource;
 pub use server::serve;
 pub use session::{Session, SessionKey};
 pub use socket::{ControlSocket, SocketError};

@@ -64,12 +64,19 @@ pub enum OffloadStatus {
     TableFull,
     /// Refused: it contradicts itself or the element's vNICs.
     Invalid,
+    /// Refused by a controller: the element may not ask for it.
+    AccessDenied,
+    /// Refused by a controller: the element has, or asks for, too many.
+    Quota,
 }
 
 impl OffloadStatus {
     /// Whether the session was refused.
     pub const fn is_refused(self) -> bool {
-        matches!(self, Self::TableFull | Self::Invalid)
+        matches!(
+            self,
+            Self::TableFull | Self::Invalid | Self::AccessDenied | Self::Quota
+        )
     }
 
     /// The name on the wire.
@@ -81,6 +88,8 @@ impl OffloadStatus {
             Self::Superseded => "superseded",
             Self::TableFull => "table-full",
             Self::Invalid => "invalid",
+            Self::AccessDenied => "access-denied",
+            Self::Quota => "quota",
         }
     }
 }
@@ -132,10 +141,20 @@ fn model_leaf(leaf: &str) -> String {
 impl OffloadResult {
     /// The result of a session that contradicts itself or what there is.
     pub fn invalid(key: SessionKey, fault: Fault) -> Self {
-        let path = format!("/shunt-offload:input/session[key='{key}']/{}", fault.leaf);
+        Self::fault(key, OffloadStatus::Invalid, fault)
+    }
+
+    /// The result of a session that is refused with `result` for a leaf; an empty one means
+    /// the session itself.
+    pub fn fault(key: SessionKey, result: OffloadStatus, fault: Fault) -> Self {
+        let mut path = format!("/shunt-offload:input/session[key='{key}']");
+        if !fault.leaf.is_empty() {
+            path.push('/');
+            path.push_str(&fault.leaf);
+        }
         Self::refused(
             key,
-            OffloadStatus::Invalid,
+            result,
             ErrorEntry {
                 error_type: ErrorType::Application,
                 error_tag: fault.tag,

@@ -19,6 +19,10 @@ const OPERATIONAL: &str = "/restconf/ds/ietf-datastores:operational";
 /// Where operations begin.
 pub(super) const OPERATIONS: &str = "/restconf/operations/";
 
+/// All of each.
+const DATA_ALL: &str = "/restconf/data";
+const OPERATIONS_ALL: &str = "/restconf/operations";
+
 /// RFC 3986's unreserved characters stay as they are.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -120,11 +124,11 @@ impl Resource {
     }
 }
 
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, KEPT).to_string()
 }
 
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     // A bare comma separates keys (RFC 8040 section 3.5.3); our lists have one key.
     if text.is_empty() || text.contains(',') {
         return None;
@@ -136,14 +140,14 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// There is nothing at `path`: 404.
-pub(super) fn no_resource(path: &str) -> ApiError {
+pub(crate) fn no_resource(path: &str) -> ApiError {
     let shown: String = path.chars().take(200).collect();
     ApiError::protocol(
         StatusCode::NOT_FOUND,
         ErrorTag::InvalidValue,
         format!(
-            "there is nothing at {shown}: operations are {OPERATIONS}shunt-offload:offload and \
-             :withdraw, data begin at {DATA}shunt-offload:state"
+            "there is nothing at {shown}: GET {OPERATIONS_ALL} lists the operations, GET \
+             {DATA_ALL} the data"
         ),
     )
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::control::Control;
-use super::discovery;
+use super::discovery::{self, Defaults};
 use super::error::{ApiError, ErrorTag};
 use super::path::Resource;
 use super::query::{Content, Query};
@@ -42,11 +42,14 @@ pub(super) async fn read(
         }
         Resource::YangLibrary => {
             out.name("ietf-yang-library:yang-library");
-            out.value(&discovery::yang_library(), wanted)?;
+            out.value(
+                &discovery::yang_library(discovery::OFFLOAD, "operational"),
+                wanted,
+            )?;
         }
         Resource::RestconfState => {
             out.name("ietf-restconf-monitoring:restconf-state");
-            out.value(&discovery::restconf_state(), wanted)?;
+            out.value(&discovery::restconf_state(Defaults::Trim), wanted)?;
         }
         Resource::State => {
             out.name("shunt-offload:state");
@@ -100,11 +103,14 @@ async fn datastore(
         }
         if let Some(wanted) = query.selection.child("yang-library") {
             out.name("ietf-yang-library:yang-library");
-            out.value(&discovery::yang_library(), &wanted)?;
+            out.value(
+                &discovery::yang_library(discovery::OFFLOAD, "operational"),
+                &wanted,
+            )?;
         }
         if let Some(wanted) = query.selection.child("restconf-state") {
             out.name("ietf-restconf-monitoring:restconf-state");
-            out.value(&discovery::restconf_state(), &wanted)?;
+            out.value(&discovery::restconf_state(Defaults::Trim), &wanted)?;
         }
     }
     out.close('}');

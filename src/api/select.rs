@@ -14,7 +14,8 @@ use serde_json::Value;
 /// How deeply parentheses may nest: deeper than any model here.
 const NESTING_MAX: usize = 16;
 /// Modules whose nodes can be named.
-const MODULES: [&str; 3] = [
+const MODULES: [&str; 4] = [
+    "shunt-inventory",
     "shunt-offload",
     "ietf-yang-library",
     "ietf-restconf-monitoring",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::control::{Answer, Control};
-use super::discovery;
+use super::discovery::{self, BACKEND_OPERATIONS, OFFLOAD, Own};
 use super::error::{ApiError, ErrorTag};
 use super::offload::{ENTRIES_MAX, OffloadInput};
 use super::path::{self, Resource};
@@ -141,26 +141,8 @@ async fn converse(stream: UnixStream, app: Router, mut is_ending: watch::Receive
 /// The routes over `control`.
 fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
-    let fixed = |told: fn() -> Value| {
-        get(move |uri, headers| tell(told, uri, headers)).options(|| allow("GET, HEAD, OPTIONS"))
-    };
-    let file = |kind, content| get(move || text(kind, content));
     let call = || allow("POST, OPTIONS");
-    Router::new()
-        .route(
-            "/.well-known/host-meta",
-            file("application/xrd+xml", discovery::HOST_META),
-        )
-        .route(
-            discovery::MODULE_PATH,
-            file("application/yang", discovery::MODULE_TEXT),
-        )
-        .route("/restconf", fixed(discovery::api))
-        .route(
-            "/restconf/yang-library-version",
-            fixed(discovery::library_version),
-        )
-        .route("/restconf/operations", fixed(discovery::operations))
+    let routes = told(OFFLOAD, discovery::MODULE_TEXT, BACKEND_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:offload",
             post(offload).options(call),
@@ -175,10 +157,40 @@ fn router(control: Arc<dyn Control>) -> Router {
         )
         .route("/restconf/data", data())
         .route("/restconf/data/{*path}", data())
-        .route("/restconf/ds/{*path}", data())
+        .route("/restconf/ds/{*path}", data());
+    or_refused(routes).with_state(control)
+}
+
+/// With our answers where there is no route, or not by the method.
+pub(crate) fn or_refused<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .with_state(control)
+}
+
+/// What every server tells of itself.
+pub(crate) fn told<S: Clone + Send + Sync + 'static>(
+    own: Own,
+    module: &'static str,
+    operations: &'static [&'static str],
+) -> Router<S> {
+    let fixed = |value: fn(&'static [&'static str]) -> Value| {
+        get(move |uri, headers| tell(value(operations), uri, headers))
+            .options(|| allow("GET, HEAD, OPTIONS"))
+    };
+    let file = |kind, content| get(move || text(kind, content));
+    Router::new()
+        .route(
+            "/.well-known/host-meta",
+            file("application/xrd+xml", discovery::HOST_META),
+        )
+        .route(own.path, file("application/yang", module))
+        .route("/restconf", fixed(|_| discovery::api()))
+        .route(
+            "/restconf/yang-library-version",
+            fixed(|_| discovery::library_version()),
+        )
+        .route("/restconf/operations", fixed(discovery::operations))
 }
 
 async fn not_found(uri: Uri) -> ApiError {
@@ -196,7 +208,7 @@ async fn not_allowed(method: Method, uri: Uri) -> ApiError {
     )
 }
 
-async fn offload(
+pub(crate) async fn offload(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
@@ -209,7 +221,7 @@ async fn offload(
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 
-async fn withdraw(
+pub(crate) async fn withdraw(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
@@ -245,7 +257,7 @@ async fn reload(
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 
-async fn read_data(
+pub(crate) async fn read_data(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
     headers: HeaderMap,
@@ -263,9 +275,9 @@ async fn read_data(
 }
 
 /// An answer that is always the same.
-async fn tell(told: fn() -> Value, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn tell(told: Value, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
-    Ok(respond(json(&told())?.into()))
+    Ok(respond(json(&told)?.into()))
 }
 
 async fn text(kind: &'static str, text: &'static str) -> Response {
@@ -294,7 +306,7 @@ fn check_request(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     check_accept(headers)
 }
 
-fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
     let accepted = headers.get_all(header::ACCEPT);
     let is_acceptable = accepted.iter().next().is_none()
         || accepted
@@ -321,6 +333,11 @@ fn essence(value: &str) -> String {
 }
 
 async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+    wire::read_input(&take_body(headers, body).await?)
+}
+
+/// A whole body of our media type.
+pub(super) async fn take_body(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -344,7 +361,7 @@ async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Resu
         return Err(too_big());
     }
     match timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
-        Ok(Ok(body)) => wire::read_input(&body.to_bytes()),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_big()),
         Ok(Err(error)) => Err(ApiError::protocol(
             StatusCode::BAD_REQUEST,
@@ -389,7 +406,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String, ApiError> {
         .map_err(|error| ApiError::failed(format!("the answer cannot be written as JSON: {error}")))
 }
 
-fn respond(body: Body) -> Response {
+pub(super) fn respond(body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
@@ -402,6 +419,8 @@ impl IntoResponse for ApiError {
         // An error body is made of texts and fixed names: it has a JSON form.
         let mut response = respond(json(&self.body()).unwrap_or_default().into());
         *response.status_mut() = self.status;
+        // For whoever logs refusals on the way out.
+        response.extensions_mut().insert(*self.entry);
         response
     }
 }

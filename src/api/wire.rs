@@ -62,7 +62,7 @@ pub fn read_input<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     Ok(envelope.input)
 }
 
-fn malformed(error: &serde_json::Error) -> ApiError {
+pub(super) fn malformed(error: &serde_json::Error) -> ApiError {
     ApiError::protocol(
         StatusCode::BAD_REQUEST,
         ErrorTag::MalformedMessage,

@@ -27,6 +27,17 @@ pub struct WithdrawInput {
     pub all: bool,
 }
 
+impl WithdrawInput {
+    /// Takes back every session of `element`.
+    pub fn all_of(element: &str) -> Self {
+        Self {
+            element: Some(element.to_owned()),
+            key: Vec::new(),
+            all: true,
+        }
+    }
+}
+
 /// Output of `withdraw`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

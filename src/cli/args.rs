@@ -34,6 +34,9 @@ pub(super) enum Command {
     /// Run the relay: carry guests' requests from their serial ports to the controller
     #[command(after_long_help = "Example:\n  shunt relay --config /etc/shunt/relay.toml")]
     Relay(RelayArgs),
+    /// Run the controller: judge what elements ask for, and serve operators
+    #[command(after_long_help = "Example:\n  shunt controller --config /etc/shunt/controller.toml")]
+    Controller(ControllerArgs),
     /// Add, withdraw or show sessions
     Session {
         /// What to do with sessions
@@ -70,6 +73,22 @@ pub(super) struct RelayArgs {
     /// Only check the configuration and the certificates it names, then exit
     #[arg(long)]
     pub check: bool,
+}
+
+#[derive(Args)]
+pub(super) struct ControllerArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only check the configuration and its certificates, then exit
+    #[arg(long)]
+    pub check: bool,
+    /// Write all of the store to FILE, then exit; the controller must not run
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub backup: Option<PathBuf>,
+    /// Fill a new store from FILE, then exit; the controller must not run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "backup"])]
+    pub restore: Option<PathBuf>,
 }
 
 /// Which backend and element, and how to print.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::api::{ApiError, ClientError};
 use crate::backend::BackendError;
+use crate::controller::ControllerError;
 use crate::relay::RelayError;
 
 /// Why a command failed.
@@ -20,6 +21,9 @@ pub(super) enum CliError {
     /// The relay ended with an error.
     #[error(transparent)]
     Relay(#[from] RelayError),
+    /// The controller ended with an error.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     File {

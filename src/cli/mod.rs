@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, Connect, SessionCommand, ShowCommand};
+use args::{Cli, Command, Connect, ControllerArgs, SessionCommand, ShowCommand};
 use error::CliError;
 
 use crate::api::Client;
@@ -70,6 +70,7 @@ fn run(command: Command) -> Result<Ending, CliError> {
             }
             Ok(Ending::Done)
         }
+        Command::Controller(controller) => run_controller(&controller),
         Command::Session { command } => talk(async {
             match *command {
                 SessionCommand::Add(add) => session::add(*add).await,
@@ -87,6 +88,24 @@ fn run(command: Command) -> Result<Ending, CliError> {
             }
         }),
     }
+}
+
+fn run_controller(given: &ControllerArgs) -> Result<Ending, CliError> {
+    let config = &given.config;
+    if given.check {
+        crate::controller::check(config)?;
+        print(&format!("{}: sound\n", config.display()))?;
+    } else if let Some(file) = &given.backup {
+        let documents = crate::controller::backup(config, file)?;
+        print(&format!("{}: {documents} documents\n", file.display()))?;
+    } else if let Some(file) = &given.restore {
+        let documents = crate::controller::restore(config, file)?;
+        print(&format!("{documents} documents restored\n"))?;
+    } else {
+        start_log();
+        crate::controller::run(config)?;
+    }
+    Ok(Ending::Done)
 }
 
 /// Daemons log to stderr, `info` and above unless RUST_LOG says otherwise.

@@ -133,7 +133,7 @@ impl Shunt {
 
 /// The program of the same build: Cargo names it to tests; an example lies in a directory
 /// beside it.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = option_env!("CARGO_BIN_EXE_shunt") {
         return PathBuf::from(path);
     }

@@ -13,6 +13,8 @@ use super::{Dir, repository};
 pub enum Kind {
     /// Operational state under the modules' top-level nodes.
     State,
+    /// A whole configuration under the modules' top-level nodes.
+    Config,
     /// The body of a call of this rpc: `{"shunt-offload:input": …}`.
     Input(&'static str),
     /// The body of its answer: `{"shunt-offload:output": …}`.
@@ -32,6 +34,15 @@ const IETF: &str = "target/pyang/share/yang/modules/ietf";
 impl Model {
     /// The module `docs/yang/shunt-offload.yang`, and what a RESTCONF server tells of itself.
     pub fn offload() -> Self {
+        Self::of("shunt-offload")
+    }
+
+    /// The same with `docs/yang/shunt-inventory.yang`.
+    pub fn inventory() -> Self {
+        Self::of("shunt-inventory")
+    }
+
+    fn of(module: &str) -> Self {
         let monitoring = repository()
             .join(IETF)
             .join("ietf-restconf-monitoring.yang");
@@ -40,7 +51,7 @@ impl Model {
             "{} is missing: run 'make setup'",
             monitoring.display()
         );
-        let own = repository().join("docs/yang/shunt-offload.yang");
+        let own = repository().join(format!("docs/yang/{module}.yang"));
         Self {
             modules: vec![own, monitoring],
             dir: Dir::new(),
@@ -52,6 +63,7 @@ impl Model {
     pub fn check(&self, kind: Kind, body: &Value) -> Result<(), String> {
         let (form, instance) = match kind {
             Kind::State => ("get", body.clone()),
+            Kind::Config => ("config", body.clone()),
             Kind::Input(rpc) => ("rpc", enveloped(rpc, &body["shunt-offload:input"])),
             Kind::Output(rpc) => ("reply", enveloped(rpc, &body["shunt-offload:output"])),
         };

@@ -1,0 +1,147 @@
+//! What operators reach: the inventory.
+//!
+//! *Promises*: who may not do something is refused before it is looked at; each edit, and
+//! each refusal, is in the audit log.
+//! *Refuses*: certificates without a role, and what a role may not (403).
+//! *Caller's duty*: each connection has a [`Peer`].
+//! *Standard*: RFC 8040; roles are coarse ones after NACM, RFC 8341.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+
+use super::audit::{Audit, Record};
+use super::config::{Operators, Role};
+use super::inventory::ELEMENT;
+use super::listen::Peer;
+use crate::api::config::{self, Site, document_at};
+use crate::api::discovery::INVENTORY;
+use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
+use crate::api::inventory::MODULE;
+use crate::api::server;
+
+/// Leaves that operators may write wherever they are.
+const SWITCHES: [&str; 3] = ["kill", "observe-only", "drain"];
+
+/// Who may do what, and where that is logged.
+struct Guard {
+    roles: HashMap<String, Role>,
+    audit: Arc<Audit>,
+}
+
+/// The routes.
+pub fn routes(inventory: Arc<Site>, configured: Option<&Operators>, audit: Arc<Audit>) -> Router {
+    let roles = configured.iter().flat_map(|operators| &operators.roles);
+    let guard = Guard {
+        roles: roles
+            .map(|one| (one.certificate.clone(), one.role))
+            .collect(),
+        audit,
+    };
+    let routes = server::told(INVENTORY, MODULE.text, &[]).merge(config::routes(inventory));
+    server::or_refused(routes).layer(middleware::from_fn_with_state(Arc::new(guard), judged))
+}
+
+impl Guard {
+    /// The highest role of a peer.
+    fn role(&self, peer: &Peer) -> Option<Role> {
+        match peer {
+            Peer::Local => Some(Role::Admin),
+            Peer::Certificate { names, .. } => names
+                .iter()
+                .filter_map(|name| self.roles.get(name))
+                .max()
+                .copied(),
+        }
+    }
+}
+
+/// The role that a request needs.
+fn needed(method: &Method, path: &str) -> Role {
+    if [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) {
+        return Role::ReadOnly;
+    }
+    match document_at(&MODULE, path) {
+        Some((id, _)) if id.list == ELEMENT => Role::Operator,
+        Some((_, Some(leaf))) if SWITCHES.contains(&leaf) => Role::Operator,
+        _ => Role::Admin,
+    }
+}
+
+async fn judged(
+    State(guard): State<Arc<Guard>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let role = guard.role(&peer);
+    let needed = needed(&method, &path);
+    let response = match role {
+        Some(role) if role >= needed => next.run(request).await,
+        Some(role) => denied(&format!(
+            "the role {} may not: this needs {}",
+            role.name(),
+            needed.name()
+        )),
+        None => denied("the certificate has no role here: ask an admin for one"),
+    };
+    let status = response.status();
+    if needed > Role::ReadOnly || status == StatusCode::FORBIDDEN {
+        let error = response.extensions().get::<ErrorEntry>();
+        let record = Record {
+            by: "operator",
+            peer: peer.name().to_owned(),
+            role: role.map(Role::name),
+            action: method.to_string(),
+            path: Some(path),
+            status: status.as_u16(),
+            error: error.map(|entry| entry.error_message.clone()),
+            ..Record::default()
+        };
+        guard.audit.log(record).await;
+    }
+    response
+}
+
+fn denied(message: &str) -> Response {
+    ApiError::protocol(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, message)
+        .app_tag("role")
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_is_needed_that_fits_what_is_changed() {
+        let top = "/restconf/data/shunt-inventory:inventory";
+        for (method, rest, role) in [
+            (Method::GET, "", Role::ReadOnly),
+            (Method::OPTIONS, "/element=a", Role::ReadOnly),
+            (Method::PUT, "/element=a", Role::Operator),
+            (Method::DELETE, "/element=a/vnic=b", Role::Operator),
+            (Method::PUT, "/tenant=t/kill", Role::Operator),
+            (Method::DELETE, "/host=h/drain", Role::Operator),
+            (Method::PUT, "/host=h/backend", Role::Admin),
+            (Method::PATCH, "/tenant=t", Role::Admin),
+            (Method::POST, "", Role::Admin),
+            (Method::PUT, "", Role::Admin),
+            (Method::PUT, "/nothing/kill", Role::Admin),
+        ] {
+            assert_eq!(
+                needed(&method, &format!("{top}{rest}")),
+                role,
+                "{method} {rest}"
+            );
+        }
+        assert_eq!(needed(&Method::PUT, "/restconf/data"), Role::Admin);
+    }
+}

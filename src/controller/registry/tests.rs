@@ -1,0 +1,131 @@
+//! Lookups, and what follows from changes.
+
+use serde_json::json;
+
+use super::*;
+use crate::controller::store::{Document, Listing, Revision};
+
+fn document(key: &str, content: Value) -> Document {
+    Document {
+        key: key.to_owned(),
+        revision: Revision(1),
+        value: json!({ "modified": 1, "content": content })
+            .to_string()
+            .into_bytes(),
+    }
+}
+
+fn changed(key: &str, content: Value) -> Change {
+    Change {
+        key: key.to_owned(),
+        document: Some(document(key, content)),
+    }
+}
+
+fn gone(key: &str) -> Change {
+    Change {
+        key: key.to_owned(),
+        document: None,
+    }
+}
+
+fn host(name: &str) -> Value {
+    json!({ "name": name, "backend": format!("/{name}"), "relay": [format!("r-{name}")] })
+}
+
+fn element(name: &str, host: &str, more: Value) -> Value {
+    let mut element = json!({ "name": name, "tenant": "t", "host": host, "port": "p" });
+    element
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    element
+}
+
+fn filled() -> Registry {
+    let registry = Registry::default();
+    let documents = vec![
+        document("element/h1/a", element("a", "h1", json!({}))),
+        document("element/h2/b", element("b", "h2", json!({ "kill": true }))),
+        document("generation", Value::Null),
+        document("host/h1", host("h1")),
+        document("host/h2", host("h2")),
+        document("index/element/a", json!("h1")),
+        document("tenant/t", json!({ "name": "t" })),
+    ];
+    let due = registry.apply(Event::Everything(Listing {
+        documents,
+        revision: Revision(1),
+    }));
+    // What was killed while nobody watched.
+    assert_eq!(shown(&due), ["b@/h2"]);
+    registry
+}
+
+fn shown(due: &BTreeSet<HandBack>) -> Vec<String> {
+    due.iter()
+        .map(|one| format!("{}@{}", one.element, one.backend.display()))
+        .collect()
+}
+
+fn named(found: Option<Placed>) -> Option<String> {
+    found.map(|placed| placed.element.name.clone())
+}
+
+#[test]
+fn an_element_is_found_by_its_port_through_its_own_host_s_relay_only() {
+    let registry = filled();
+    assert_eq!(named(registry.on_port("r-h1", "p")).as_deref(), Some("a"));
+    assert_eq!(named(registry.on_port("r-h2", "p")).as_deref(), Some("b"));
+    for (relay, port) in [("r-h3", "p"), ("r-h1", "q"), ("h1", "p"), ("", "")] {
+        assert_eq!(named(registry.on_port(relay, port)), None);
+    }
+    let mut other = host("h1");
+    other["relay"] = json!(["r-new"]);
+    registry.apply(Event::Changed(vec![changed("host/h1", other)]));
+    assert_eq!(named(registry.on_port("r-h1", "p")), None);
+    assert_eq!(named(registry.on_port("r-new", "p")).as_deref(), Some("a"));
+}
+
+#[test]
+fn an_element_that_moves_is_handed_back_where_it_was() {
+    let registry = filled();
+    let moved = vec![
+        changed("element/h2/a", element("a", "h2", json!({ "port": "q" }))),
+        gone("element/h1/a"),
+    ];
+    assert_eq!(shown(&registry.apply(Event::Changed(moved))), ["a@/h1"]);
+    assert_eq!(named(registry.on_port("r-h1", "p")), None);
+    assert_eq!(named(registry.on_port("r-h2", "q")).as_deref(), Some("a"));
+    let due = registry.apply(Event::Changed(vec![gone("element/h2/a")]));
+    assert_eq!(shown(&due), ["a@/h2"]);
+    assert!(registry.is_due(due.first().unwrap()));
+}
+
+#[test]
+fn a_kill_switch_hands_back_once_whatever_it_is_on() {
+    for (key, content) in [
+        ("element/h1/a", element("a", "h1", json!({ "kill": true }))),
+        ("tenant/t", json!({ "name": "t", "kill": true })),
+        (
+            "host/h1",
+            json!({ "name": "h1", "backend": "/h1", "kill": true }),
+        ),
+    ] {
+        let registry = filled();
+        let kill = || Event::Changed(vec![changed(key, content.clone())]);
+        assert_eq!(shown(&registry.apply(kill())), ["a@/h1"], "{key}");
+        assert_eq!(registry.placed("a").unwrap().bar(), Some(Bar::Kill));
+        assert!(registry.apply(kill()).is_empty());
+        assert!(registry.is_due(&HandBack {
+            backend: "/h1".into(),
+            element: "a".to_owned()
+        }));
+    }
+    let registry = filled();
+    assert!(!registry.is_due(&HandBack {
+        backend: "/h1".into(),
+        element: "a".to_owned()
+    }));
+    assert_eq!(registry.placed("a").unwrap().bar(), None);
+}

@@ -1,0 +1,226 @@
+//! What relays reach: their elements' own sessions and policy, and nothing of operators.
+//!
+//! *Promises*: each request is of the element that its token names, placed on a host whose
+//! relay may use the connection's certificate; everything else is refused and logged.
+//! *Refuses*: requests without a valid token (401), of elements that are not there, and of
+//! connections that a newer one has taken the place of (403).
+//! *Caller's duty*: mutual TLS, so that each connection has a [`Peer`].
+//! *Standard*: RFC 6750 section 3, RFC 8040.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+use super::audit::Record;
+use super::inventory::ELEMENT;
+use super::listen::Peer;
+use super::view::{Shared, View};
+use crate::api::config::{self, Site, document_at};
+use crate::api::discovery::{MODULE_TEXT, OFFLOAD, SESSION_OPERATIONS};
+use crate::api::error::{ApiError, ErrorTag};
+use crate::api::identity::{self, TokenError};
+use crate::api::inventory::MODULE;
+use crate::api::{no_resource, server};
+
+/// What the routes share.
+struct Relays {
+    shared: Arc<Shared>,
+    /// The inventory, to read single elements of.
+    inventory: Router,
+}
+
+/// The routes.
+pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
+    let relays = Relays {
+        shared,
+        inventory: config::routes(inventory),
+    };
+    let routes = server::told(OFFLOAD, MODULE_TEXT, SESSION_OPERATIONS)
+        .route("/restconf/operations/shunt-offload:offload", post(offload))
+        .route(
+            "/restconf/operations/shunt-offload:withdraw",
+            post(withdraw),
+        )
+        .route("/restconf/data", get(read))
+        .route("/restconf/data/{*path}", get(read));
+    server::or_refused(routes).with_state(Arc::new(relays))
+}
+
+impl Relays {
+    /// The view of the element that a request is of.
+    async fn identify(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        action: &str,
+    ) -> Result<Arc<View>, Box<Response>> {
+        let refused = match self.believe(peer, headers) {
+            Ok(view) => return Ok(Arc::new(view)),
+            Err(refused) => refused,
+        };
+        let record = Record {
+            by: "relay",
+            peer: peer.name().to_owned(),
+            element: refused.port,
+            action: action.to_owned(),
+            status: refused.error.status.as_u16(),
+            error: Some(refused.error.entry.error_message.clone()),
+            ..Record::default()
+        };
+        self.shared.audit.log(record).await;
+        let is_unknown = refused.error.status == StatusCode::UNAUTHORIZED;
+        let mut response = refused.error.into_response();
+        if is_unknown {
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        Err(Box::new(response))
+    }
+
+    fn believe(&self, peer: &Peer, headers: &HeaderMap) -> Result<View, NotBelieved> {
+        let Peer::Certificate { der, .. } = peer else {
+            return Err(TokenError::Certificate.into());
+        };
+        let token = identity::bearer(headers)?;
+        let identity = identity::verify(token, der, super::wall_clock())?;
+        let denied = |app_tag, message: &str| NotBelieved {
+            error: ApiError::protocol(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, message)
+                .app_tag(app_tag),
+            port: Some(identity.element.clone()),
+        };
+        let placed = self
+            .shared
+            .registry
+            .on_port(&identity.host, &identity.element)
+            .ok_or_else(|| {
+                denied(
+                    "not-placed",
+                    "the inventory has no element on this port of this host: ask the operator",
+                )
+            })?;
+        let name = &placed.element.name;
+        if !self
+            .shared
+            .meters
+            .is_newest(name, identity.fence, Instant::now())
+        {
+            let message = "a newer connection of the element has taken the place of this one";
+            return Err(denied("fenced", message));
+        }
+        Ok(View::new(self.shared.clone(), placed, identity.host))
+    }
+}
+
+/// Why a request is nobody's.
+struct NotBelieved {
+    error: ApiError,
+    port: Option<String>,
+}
+
+impl From<TokenError> for NotBelieved {
+    fn from(error: TokenError) -> Self {
+        let error = ApiError::protocol(
+            StatusCode::UNAUTHORIZED,
+            ErrorTag::AccessDenied,
+            error.to_string(),
+        );
+        Self {
+            error: error.app_tag("token"),
+            port: None,
+        }
+    }
+}
+
+async fn offload(
+    State(relays): State<Arc<Relays>>,
+    Extension(peer): Extension<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let view = match relays.identify(&peer, &headers, "offload").await {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let outcome = server::offload(State(view.clone()), uri, headers, body).await;
+    relays.logged(&view, "offload", None, outcome).await
+}
+
+async fn withdraw(
+    State(relays): State<Arc<Relays>>,
+    Extension(peer): Extension<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let view = match relays.identify(&peer, &headers, "withdraw").await {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let outcome = server::withdraw(State(view.clone()), uri, headers, body).await;
+    relays.logged(&view, "withdraw", None, outcome).await
+}
+
+async fn read(
+    State(relays): State<Arc<Relays>>,
+    Extension(peer): Extension<Peer>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let view = match relays.identify(&peer, &headers, "read").await {
+        Ok(view) => view,
+        Err(refused) => return *refused,
+    };
+    let path = uri.path().to_owned();
+    // An element reads its own policy and vNICs as operators do, and nothing else.
+    let outcome = match document_at(&MODULE, &path) {
+        Some((id, Some("policy" | "vnic"))) if id.list == ELEMENT && id.key == view.name() => {
+            relays.read_inventory(uri, headers).await
+        }
+        Some(_) => Err(no_resource(&path)),
+        None => server::read_data(State(view.clone()), uri, headers).await,
+    };
+    relays.logged(&view, "read", Some(path), outcome).await
+}
+
+impl Relays {
+    async fn read_inventory(&self, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let Ok(response) = self.inventory.clone().oneshot(request).await;
+        Ok(response)
+    }
+
+    /// Logs a request that was refused as a whole; others were logged with their results.
+    async fn logged(
+        &self,
+        view: &View,
+        action: &str,
+        path: Option<String>,
+        outcome: Result<Response, ApiError>,
+    ) -> Response {
+        let error = match outcome {
+            Ok(response) => return response,
+            Err(error) => error,
+        };
+        let record = Record {
+            status: error.status.as_u16(),
+            path,
+            error: Some(error.entry.error_message.clone()),
+            ..view.line(action)
+        };
+        self.shared.audit.log(record).await;
+        error.into_response()
+    }
+}
