@@ -1,5 +1,5 @@
 //! A lane: one element as a worker sees it: its queue pairs there. An element that several
-//! workers serve has a lane on each ([`super::mates`]).
+//! workers serve has a lane on each (`mates.rs`).
 //!
 //! *Promises*: everything a packet of this element can reach hangs on its lane; there is no
 //! way to another element's tables or ports.

@@ -5,7 +5,7 @@
 //! (a tap moves flows between its queues) are handed on there.
 //!
 //! *Promises*: home and egress queue change together, at most once for each idle span
-//! ([`IDLE_MS`]); whoever asks last is told the same as all others.
+//! (100 ms); whoever asks last is told the same as all others.
 //! *Refuses*: to move a flow that waits for proof or drains: its home knows things about it.
 //! *Caller's duty*: lanes and queue pairs below [`QUEUES_MAX`]; higher ones count as the last.
 //! *Standard*: none.

@@ -4,7 +4,7 @@
 //! A virtual serial port passes bytes in order and knows nothing else: neither side sees
 //! the other open, close, crash or reboot, bytes of an earlier open arrive late, and a
 //! write may have been cut anywhere. [`frame`] makes self-synchronising frames of it,
-//! [`line`] makes one connection at a time of the frames, [`link`](mod@link)
+//! [`line`](mod@line) makes one connection at a time of the frames, [`link`](mod@link)
 //! makes `AsyncRead + AsyncWrite` of the connection. Both ends are alike.
 //!
 //! *Promises*: whatever lies on the line, the next whole frame is understood. What a
