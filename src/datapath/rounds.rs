@@ -90,9 +90,9 @@ impl<T: Time> Rounds<T> {
         let now = self.time.now();
         let own = usize::try_from(number).ok();
         match own.and_then(|place| self.lanes.at(place)) {
-            Some(lane) => rouse(lane, now),
+            Some(lane) => lane.rouse(now),
             // The bell says nothing about which lane: a ring may have started anywhere.
-            None => self.lanes.iter_mut().for_each(|lane| rouse(lane, now)),
+            None => self.lanes.iter_mut().for_each(|lane| lane.rouse(now)),
         }
     }
 
@@ -123,16 +123,6 @@ impl<T: Time> Rounds<T> {
             let paid = settlement.pay(&mut lane.claim);
             lane.pipe.counters.cpu_ns.add(paid);
         }
-    }
-}
-
-/// Wakes a lane that sleeps.
-fn rouse(lane: &mut Lane, now: Moment) {
-    if !lane.awake {
-        lane.awake = true;
-        lane.disarm();
-        lane.pace.woke(now);
-        lane.claim.wake_up();
     }
 }
 
