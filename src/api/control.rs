@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::offload::{OffloadInput, OffloadOutput};
 use super::reload::ReloadOutput;
 use super::session::SessionKey;
+use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::state::{Ports, SessionReport, Statistics, Summary};
 use super::withdraw::{WithdrawInput, WithdrawOutput};
 
@@ -66,4 +67,13 @@ pub trait Control: Send + Sync + 'static {
 
     /// The counters of `element`.
     fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics>;
+
+    /// Carries out `shield`; one result per shield, in order.
+    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput>;
+
+    /// Carries out `unshield`; one result per name, in order.
+    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput>;
+
+    /// The shields of `element`.
+    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields>;
 }

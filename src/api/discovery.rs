@@ -56,6 +56,8 @@ pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
     "shunt-offload:offload",
     "shunt-offload:withdraw",
     "shunt-offload:reload",
+    "shunt-offload:shield",
+    "shunt-offload:unshield",
 ];
 
 /// How leaves at their default are told (RFC 6243).
@@ -114,6 +116,15 @@ pub(crate) const INVENTORY: Own = Own {
 
 /// Container `yang-library` of ietf-yang-library, with `own` in one datastore.
 pub(crate) fn yang_library(own: Own, datastore: &str) -> Value {
+    let mut imported = vec![
+        ietf("ietf-datastores", "2018-02-14"),
+        ietf("ietf-inet-types", "2013-07-15"),
+        ietf("ietf-yang-types", "2013-07-15"),
+    ];
+    if own.name == MODULE {
+        imported.push(ietf("ietf-ethertypes", "2019-03-04"));
+        imported.push(ietf("ietf-packet-fields", "2019-03-04"));
+    }
     json!({
         "module-set": [{
             "name": "all",
@@ -125,11 +136,7 @@ pub(crate) fn yang_library(own: Own, datastore: &str) -> Value {
                 ietf("ietf-restconf-monitoring", "2017-01-26"),
                 ietf("ietf-yang-library", LIBRARY_REVISION)
             ],
-            "import-only-module": [
-                ietf("ietf-datastores", "2018-02-14"),
-                ietf("ietf-inet-types", "2013-07-15"),
-                ietf("ietf-yang-types", "2013-07-15")
-            ]
+            "import-only-module": imported
         }],
         "schema": [{ "name": "all", "module-set": ["all"] }],
         "datastore": [{ "name": format!("ietf-datastores:{datastore}"), "schema": "all" }],

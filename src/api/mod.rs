@@ -24,6 +24,7 @@ pub mod reload;
 mod select;
 pub mod server;
 pub mod session;
+pub mod shield;
 pub mod socket;
 pub mod state;
 mod stream;
@@ -38,6 +39,7 @@ pub use offload::{ENTRIES_MAX, Fault, OffloadInput, OffloadOutput, OffloadResult
 pub(crate) use path::no_resource;
 pub use server::serve;
 pub use session::{Session, SessionKey};
+pub use shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 pub use socket::{ControlSocket, SocketError};
 pub use state::{Ports, SessionReport, Sessions, Statistics, Summary};
 pub use withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};

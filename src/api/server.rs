@@ -39,6 +39,7 @@ use super::offload::{ENTRIES_MAX, OffloadInput};
 use super::path::{self, Resource};
 use super::query::Query;
 use super::read;
+use super::shield::{ShieldInput, UnshieldInput};
 use super::wire::{self, MEDIA_TYPE};
 use super::withdraw::WithdrawInput;
 
@@ -155,6 +156,14 @@ fn router(control: Arc<dyn Control>) -> Router {
             "/restconf/operations/shunt-offload:reload",
             post(reload).options(call),
         )
+        .route(
+            "/restconf/operations/shunt-offload:shield",
+            post(shield).options(call),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:unshield",
+            post(unshield).options(call),
+        )
         .route("/restconf/data", data())
         .route("/restconf/data/{*path}", data())
         .route("/restconf/ds/{*path}", data());
@@ -239,6 +248,34 @@ pub(crate) async fn withdraw(
         .at("/shunt-offload:input/key"));
     }
     let output = answer(control.withdraw(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+pub(crate) async fn shield(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: ShieldInput = read_body(&headers, body).await?;
+    check_count("shield", input.shield.len())?;
+    input.check()?;
+    let output = answer(control.shield(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+pub(crate) async fn unshield(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: UnshieldInput = read_body(&headers, body).await?;
+    check_count("name", input.name.len())?;
+    input.check()?;
+    let output = answer(control.unshield(input)).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 

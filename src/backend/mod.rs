@@ -12,6 +12,7 @@ mod open;
 mod plan;
 mod reload;
 mod running;
+mod shields;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -154,6 +155,7 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
                     }
                 }
             }
+            backend.look_after_shields().await;
         }
     };
     let (end, ending) = tokio::sync::oneshot::channel();

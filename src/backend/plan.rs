@@ -8,7 +8,9 @@
 
 use crate::api::reload::{Action, Kind};
 
-use super::config::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, VnicConfig};
+use super::config::{
+    Config, ElementConfig, SharedUplinkConfig, ShieldConfig, UplinkConfig, VnicConfig,
+};
 
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +22,15 @@ pub(super) enum Step {
     AddElement(ElementConfig),
     Plug { element: String, vnic: VnicConfig },
     PuntRate { element: String, rate: Option<u32> },
+    Shields(ShieldsOf),
+}
+
+/// An element's shields in the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ShieldsOf {
+    pub(super) element: String,
+    pub(super) quota: u32,
+    pub(super) shields: Vec<ShieldConfig>,
 }
 
 /// A setting that is read once, when the process starts.
@@ -88,6 +99,13 @@ impl Plan {
                     rate: new.punt_rate,
                 });
             }
+            if (old.shield_quota, &old.shields) != (new.shield_quota, &new.shields) {
+                self.steps.push(Step::Shields(ShieldsOf {
+                    element: new.name.clone(),
+                    quota: new.shield_quota,
+                    shields: new.shields.clone(),
+                }));
+            }
         }
     }
 
@@ -106,7 +124,10 @@ impl Step {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Unplug { .. } | Self::Plug { .. } => Kind::Vnic,
-            Self::RemoveElement(_) | Self::AddElement(_) | Self::PuntRate { .. } => Kind::Element,
+            Self::RemoveElement(_)
+            | Self::AddElement(_)
+            | Self::PuntRate { .. }
+            | Self::Shields(_) => Kind::Element,
             Self::RemoveShared(_) | Self::AddShared(_) => Kind::SharedUplink,
         }
     }
@@ -119,6 +140,7 @@ impl Step {
             Self::AddShared(shared) => shared.name.clone(),
             Self::AddElement(element) => element.name.clone(),
             Self::PuntRate { element, .. } => element.clone(),
+            Self::Shields(of) => of.element.clone(),
         }
     }
 
@@ -126,7 +148,7 @@ impl Step {
         match self {
             Self::Unplug { .. } | Self::RemoveElement(_) | Self::RemoveShared(_) => Action::Remove,
             Self::Plug { .. } | Self::AddElement(_) | Self::AddShared(_) => Action::Add,
-            Self::PuntRate { .. } => Action::Change,
+            Self::PuntRate { .. } | Self::Shields(_) => Action::Change,
         }
     }
 
@@ -150,6 +172,12 @@ impl Step {
             Self::PuntRate { element, rate } => {
                 if let Some(element) = element_of(config, &element) {
                     element.punt_rate = rate;
+                }
+            }
+            Self::Shields(of) => {
+                if let Some(element) = element_of(config, &of.element) {
+                    element.shield_quota = of.quota;
+                    element.shields = of.shields;
                 }
             }
         }

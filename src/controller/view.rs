@@ -22,6 +22,7 @@ use crate::api::error::{ApiError, ErrorTag};
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
 use crate::api::reload::ReloadOutput;
 use crate::api::session::{Session, SessionKey};
+use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{Ports, SessionReport, Statistics, Summary};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
 use crate::api::{Client, ClientError};
@@ -336,9 +337,7 @@ impl Control for View {
 
     /// No element's business; there is no route to it.
     fn reload(&self) -> Answer<'_, ReloadOutput> {
-        let text = "the host's configuration is read again by who runs it: `shunt reload` there";
-        let refused = ApiError::application(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, text);
-        Box::pin(async { Err(refused) })
+        not_served("the host's configuration is read again by who runs it: `shunt reload` there")
     }
 
     fn sessions<'a>(
@@ -377,6 +376,27 @@ impl Control for View {
             self.backend().statistics(element).await.map_err(of_backend)
         })
     }
+
+    fn shield(&self, _input: ShieldInput) -> Answer<'_, ShieldOutput> {
+        not_served("shields are asked for on the host")
+    }
+
+    fn unshield(&self, _input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
+        not_served("shields are asked for on the host")
+    }
+
+    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
+        Box::pin(async move {
+            self.own(element)?;
+            self.backend().shields(element).await.map_err(of_backend)
+        })
+    }
+}
+
+/// What has no route for elements.
+fn not_served<'a, T: 'a>(message: &'static str) -> Answer<'a, T> {
+    let refused = ApiError::application(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, message);
+    Box::pin(async { Err(refused) })
 }
 
 fn quota(session: Session, app_tag: &'static str, message: &str) -> OffloadResult {
