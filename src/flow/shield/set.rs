@@ -12,8 +12,9 @@
 //! by one for the shields that agree with a frame in all the rest.
 //!
 //! The memory is a cell for each slot of the flow table: the slot's generation, the set's, and
-//! what was found: a shield, none, or that it depends on a packet's TCP flags and must be
-//! searched for. Lanes that write a cell at a time write the same.
+//! what was found: the shield that rules, or none, and whether one with the right TCP flags would
+//! go before it. Where so, packets with flags that any shield of the set waits for are searched
+//! for again, and for nothing but those. Lanes that write a cell at a time write the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,12 +24,12 @@ use crate::flow::{FlowRef, HashSeed, Moment};
 use crate::packet::{FlowKey, VnicId};
 
 /// Most shields of a set.
-pub(super) const RULES_MAX: usize = 60_000;
+pub(super) const RULES_MAX: usize = 30_000;
 
 /// In place of a shield's number: none.
-const NONE: u16 = u16::MAX;
-/// In a cell: it depends on TCP flags.
-const DEPENDS: u16 = u16::MAX - 1;
+const NONE: u16 = 0x7fff;
+/// In a cell, beside a number: one with the right TCP flags goes before it.
+const DEPENDS: u16 = 0x8000;
 
 /// A shield in its set: its place in the order in which they rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +96,8 @@ struct Table {
     first: u16,
     /// Whether there are some for frames without a key.
     is_network: bool,
+    /// Whether some have TCP flags.
+    is_flagged: bool,
     shift: u32,
     /// A power of two, half of them free at least.
     slots: Box<[Slot]>,
@@ -111,6 +114,8 @@ pub struct ShieldSet {
     judges: Box<[Judge]>,
     /// By their first shields.
     tables: Box<[Table]>,
+    /// The octets of TCP flags that any shield waits for, a bit each.
+    awaited: [u64; 4],
     seed: [u64; 4],
     generation: u16,
     memory: Memory,
@@ -147,15 +152,21 @@ impl ShieldSet {
         }
         // Groups were opened in the order of their first shields.
         let tables = groups.into_iter().map(|(numbers, mask)| {
-            let is_network = numbers
-                .iter()
-                .any(|number| !rules[usize::from(*number)].matches.needs_transport());
+            let of = |number: &u16| &rules[usize::from(*number)].matches;
             let values = numbers
                 .iter()
                 .map(|number| (patterns[usize::from(*number)].value, *number));
-            Table::new(mask, values.collect(), is_network, &seed)
+            let mut table = Table::new(mask, values.collect(), &seed);
+            table.is_network = numbers.iter().any(|number| !of(number).needs_transport());
+            table.is_flagged = numbers.iter().any(|number| of(number).flags.is_some());
+            table
         });
         let tables = tables.collect();
+        let mut awaited = [0; 4];
+        for Flags { value, mask } in rules.iter().filter_map(|rule| rule.matches.flags) {
+            let octets = (0..=u8::MAX).filter(|octet| octet & mask == value);
+            octets.for_each(|octet| awaited[usize::from(octet >> 6)] |= 1 << (octet & 63));
+        }
         let judges = rules.into_iter().map(|rule| Judge {
             tally: rule.tally,
             source: rule.matches.source_ports,
@@ -167,6 +178,7 @@ impl ShieldSet {
         Self {
             judges: judges.collect(),
             tables,
+            awaited,
             seed,
             generation,
             memory,
@@ -193,16 +205,26 @@ impl ShieldSet {
         };
         let own = u64::from(id.generation) << 32 | u64::from(self.generation) << 16;
         let kept = cell.load(Relaxed);
-        if kept & !0xffff == own && kept as u16 != DEPENDS {
-            return Rank::of(kept as u16);
+        if kept & !0xffff == own {
+            let (sure, depends) = (kept as u16 & !DEPENDS, kept as u16 & DEPENDS != 0);
+            return Rank::of(match depends && self.awaits(flags) {
+                true => self.search_flagged(key, flags, sure),
+                false => sure,
+            });
         }
         let found = self.search(key, flags, false);
-        let to_keep = match found.perhaps < found.sure {
+        let depends = match found.perhaps < found.sure {
             true => DEPENDS,
-            false => found.sure,
+            false => 0,
         };
-        cell.store(own | u64::from(to_keep), Relaxed);
+        cell.store(own | u64::from(found.sure | depends), Relaxed);
         Rank::of(found.best)
+    }
+
+    /// Whether any shield waits for these flags.
+    #[inline]
+    fn awaits(&self, flags: u8) -> bool {
+        self.awaited[usize::from(flags >> 6)] >> (flags & 63) & 1 != 0
     }
 
     /// Has a shield rule over a frame, and counts it for `lane`.
@@ -277,16 +299,38 @@ impl ShieldSet {
         found.best = found.best.min(found.sure);
         found
     }
+
+    /// The first shield with these flags, or `sure`, the first without any.
+    fn search_flagged(&self, key: &FlowKey, flags: u8, sure: u16) -> u16 {
+        let words = key.words();
+        let (source, destination) = ((words[5] >> 16) as u16, words[5] as u16);
+        let mut best = sure;
+        for table in self.tables.iter().filter(|table| table.is_flagged) {
+            if table.first >= best {
+                break;
+            }
+            for number in table.numbers_of(words, &self.seed) {
+                if *number >= best {
+                    break;
+                }
+                let judge = &self.judges[usize::from(*number)];
+                let has_flags = |own: Flags| flags & own.mask == own.value;
+                if judge.flags.is_some_and(has_flags)
+                    && judge.source.has(source)
+                    && judge.destination.has(destination)
+                {
+                    best = *number;
+                    break;
+                }
+            }
+        }
+        best
+    }
 }
 
 impl Table {
     /// The table of shields, by pattern and number, in order.
-    fn new(
-        mask: [u64; 6],
-        mut shields: Vec<([u64; 6], u16)>,
-        is_network: bool,
-        seed: &[u64; 4],
-    ) -> Self {
+    fn new(mask: [u64; 6], mut shields: Vec<([u64; 6], u16)>, seed: &[u64; 4]) -> Self {
         let first = shields.first().map_or(NONE, |(_, number)| *number);
         // Of one pattern together, and in order among themselves.
         shields.sort();
@@ -316,7 +360,8 @@ impl Table {
         Self {
             mask,
             first,
-            is_network,
+            is_network: false,
+            is_flagged: false,
             shift,
             slots,
             numbers,
