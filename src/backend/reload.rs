@@ -186,21 +186,21 @@ async fn plug(
     let (vnic, info) = open_vnic(element, config, shared).map_err(failed)?;
     let with = owner.with(at, Some(Arc::new(info)));
     // Before its first frame: shields may name it.
-    backend.shields_follow(&with).await?;
+    backend.shields_follow(&with).await;
     let parts = vnic.split(owner.lanes).into_iter();
     let orders = parts.map(|part| move |lanes: &mut Lanes| lanes.plug(id, at, part));
     let plugged = backend.order_all(id, orders).await;
     if let Err(error) = plugged.and_then(all_watched) {
         let parts = take_out(backend, &owner, at).await;
+        backend.shields_follow(&owner).await;
         let_go((parts, with)).await;
-        backend.shields_follow(&owner).await?;
         return Err(error);
     }
     let shape = shape_of(config);
     backend
         .ask_book(id, move |book, _| book.plug(at, shape))
         .await?;
-    replace(backend, &owner, with);
+    replace(backend, &owner, with).await;
     Ok(())
 }
 
@@ -216,8 +216,7 @@ async fn unplug(backend: &Backend, element: &str, vnic: &str) -> Result<(), ApiE
     settle(backend, id, at).await?;
     let gone = take_out(backend, &owner, at).await?;
     let without = owner.with(at, None);
-    backend.shields_follow(&without).await?;
-    replace(backend, &owner, without);
+    replace(backend, &owner, without).await;
     let_go((gone, owner)).await;
     Ok(())
 }
@@ -251,12 +250,16 @@ async fn settle(backend: &Backend, id: ElementId, at: VnicId) -> Result<(), ApiE
     }
 }
 
-fn replace(backend: &Backend, old: &ElementInfo, new: ElementInfo) {
+/// From now on the element is this one. Its shields are made anew also where that was done
+/// before: a request may have come between, which took the old names.
+async fn replace(backend: &Backend, old: &ElementInfo, new: ElementInfo) {
+    let new = Arc::new(new);
     let mut elements = backend.elements().to_vec();
     if let Some(place) = elements.iter().position(|element| element.id == old.id) {
-        elements[place] = Arc::new(new);
+        elements[place] = new.clone();
     }
     backend.set_elements(elements);
+    backend.shields_follow(&new).await;
 }
 
 fn failed(error: BackendError) -> ApiError {

@@ -113,11 +113,12 @@ impl Backend {
         self.deliver(&element, &mut book).await
     }
 
-    /// The element's vNICs are those of `element` now.
-    pub(super) async fn shields_follow(&self, element: &ElementInfo) -> Result<(), ApiError> {
+    /// The element's vNICs are those of `element` now. Where workers cannot be told at once, they
+    /// are when shields are looked after.
+    pub(super) async fn shields_follow(&self, element: &ElementInfo) {
         let mut book = element.shields.lock().await;
         book.revise();
-        self.deliver(element, &mut book).await
+        self.deliver_or_warn(element, &mut book).await;
     }
 
     /// Ends shields whose time is over, and tells workers what they could not be told before.
@@ -129,9 +130,13 @@ impl Backend {
             if is_due {
                 book.expire(now);
             }
-            if let Err(error) = self.deliver(element, &mut book).await {
-                log::warn!("shields of {}: {error}", element.name);
-            }
+            self.deliver_or_warn(element, &mut book).await;
+        }
+    }
+
+    async fn deliver_or_warn(&self, element: &ElementInfo, book: &mut ShieldBook) {
+        if let Err(error) = self.deliver(element, book).await {
+            log::warn!("shields of {}, to be tried again: {error}", element.name);
         }
     }
 

@@ -12,8 +12,8 @@ struct Shape {
     elements: Vec<ElementShape>,
 }
 
-/// Name, quota, punt rate and vNICs; of each vNIC its name, MTU and whether it is on the first
-/// shared uplink.
+/// Name, quota, punt rate (and that of a shield) and vNICs; of each vNIC its name, MTU and
+/// whether it is on the first shared uplink.
 type ElementShape = (u8, u32, Option<u32>, Vec<(u8, u16, bool)>);
 
 impl Shape {
@@ -28,7 +28,10 @@ impl Shape {
         for (element, quota, rate, vnics) in &self.elements {
             text += &format!("[[element]]\nname = 'e{element}'\nsessions = {quota}\n");
             if let Some(rate) = rate {
-                text += &format!("punt-rate = {rate}\n");
+                text += &format!(
+                    "punt-rate = {rate}\n[[element.shield]]\nname = 's'\naction = 'police'\n\
+                     packet-rate = {rate}\n"
+                );
             }
             for (vnic, mtu, on_shared) in vnics {
                 let uplink = match self.shared.first() {
