@@ -8,6 +8,7 @@ use super::counters::{Sum, Wire};
 use super::deliver::{Outcome, Patience, Refusal, send};
 use super::lane::{Bench, Ingoing, Lane, Pipe};
 use super::mates::{Errand, Label};
+use super::shields::Shielded;
 use crate::flow::hand_over::Ingress;
 use crate::flow::{CloseCode, FlowEvent, FlowRef, FlowState, Moment, Pin, Route};
 use crate::packet::{
@@ -19,13 +20,28 @@ pub(super) type Each<T> = ArrayVec<T, { Burst::FRAMES_MAX }>;
 
 /// What is decided for a frame of the burst.
 #[derive(Clone, Copy)]
-pub(super) enum Fate<'p> {
+enum Fate {
     Punt(PuntReason),
-    Forward(FlowRef<'p>),
+    /// As its flow says.
+    Forward,
     /// Its flow is at home on that lane.
-    HandOn(usize),
-    /// Nothing is left to be done: parked, handed over already, or lost.
+    HandOn(u16),
+    /// Nothing is left to be done: parked, handed over already, or lost to a shield.
     Settled,
+}
+
+/// The flow of each frame of a burst that has one.
+type Flows<'p> = [Option<FlowRef<'p>>; Burst::FRAMES_MAX];
+
+/// What is decided so far, and which frames are still in the burst's hands. Frames come in
+/// order, so a frame's fate stands at its own place.
+#[derive(Default)]
+struct Fates {
+    each: Each<Fate>,
+    /// To be forwarded, by bit.
+    forwards: u64,
+    /// To be punted.
+    punts: u64,
 }
 
 /// A burst after step 1: what each frame is.
@@ -81,20 +97,39 @@ impl Lane {
     ) {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
-        let mut fates = look_up(&pin, sorted);
-        let fates = &mut fates[..];
-        if is_first {
-            self.pipe.shield(fates, sorted, ingoing, &bench.burst);
+        let mut flows: Flows<'_> = [None; Burst::FRAMES_MAX];
+        look_up(&pin, sorted, &mut flows);
+        let shielded = match is_first {
+            true => self.pipe.shield(&mut flows, sorted, ingoing, &bench.burst),
+            false => Shielded::default(),
+        };
+        let mut fates = Fates::default();
+        for (index, flow) in flows[..sorted.parsed.len()].iter().enumerate() {
+            let fate = match flow {
+                Some(flow) => {
+                    let fate = (self.pipe).judge(&pin, *flow, &mut fates, sorted, ingoing, bench);
+                    rewrite(fate, *flow, sorted, index, bench)
+                }
+                None if shielded.is_lost(index) => Fate::Settled,
+                None if shielded.is_punted(index) => Fate::Punt(PuntReason::Shield),
+                None => self.pipe.judge_flowless(sorted, index, ingoing, bench),
+            };
+            fates.push(fate);
         }
-        let mut waiting = 0u64;
-        for index in 0..fates.len() {
-            let fate = self.pipe.judge(&pin, fates, sorted, index, ingoing, bench);
-            fates[index] = rewrite(fate, sorted, index, bench);
-            waiting |= u64::from(matches!(fates[index], Fate::Forward(_))) << index;
-        }
-        self.pipe.forward(fates, sorted, waiting, ingoing, bench);
-        self.pipe.punt(fates, sorted, ingoing, bench);
-        self.pipe.hand_on(fates, sorted, ingoing, bench);
+        self.pipe
+            .forward(&flows, fates.forwards, sorted, ingoing, bench);
+        self.pipe.punt(&fates, sorted, ingoing, bench);
+        self.pipe.hand_on(&fates, sorted, ingoing, bench);
+    }
+}
+
+impl Fates {
+    #[inline(always)]
+    fn push(&mut self, fate: Fate) {
+        let place = self.each.len();
+        self.forwards |= u64::from(matches!(fate, Fate::Forward)) << place;
+        self.punts |= u64::from(matches!(fate, Fate::Punt(_))) << place;
+        self.each.push(fate);
     }
 }
 
@@ -132,26 +167,33 @@ pub(super) fn wire_of(frame: &Frame<'_>, parsed: Option<&Parsed>) -> Wire {
     }
 }
 
-/// Step 5: one look-up for the whole burst. A frame without a key, or without a flow, punts.
-fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted) -> Each<Fate<'p>> {
-    let mut found = [None; Burst::FRAMES_MAX];
-    pin.lookup_burst(&sorted.keys, &mut found);
-    let mut found = found.into_iter();
-    let fate = |parsed: &Result<Parsed, PuntReason>| match parsed {
-        Ok(_) => match found.next().flatten() {
-            Some(flow) => Fate::Forward(flow),
-            None => Fate::Punt(PuntReason::Miss),
-        },
-        Err(reason) => Fate::Punt(*reason),
-    };
-    sorted.parsed.iter().map(fate).collect()
+/// Step 5: one look-up for the whole burst. Frames without a key have no flow.
+#[inline(always)]
+fn look_up<'p>(pin: &'p Pin<'_>, sorted: &Sorted, flows: &mut Flows<'p>) {
+    pin.lookup_burst(&sorted.keys, flows);
+    if sorted.keys.len() == sorted.parsed.len() {
+        return;
+    }
+    // From the answers for the keys to the places of their frames, last first: no answer is
+    // overwritten before it was moved.
+    let mut keys = sorted.keys.len();
+    for (index, parsed) in sorted.parsed.iter().enumerate().rev() {
+        keys -= usize::from(parsed.is_ok());
+        flows[index] = parsed.is_ok().then_some(flows[keys]).flatten();
+    }
 }
 
 /// Rewrites a frame that is to be forwarded, in place. What cannot be rewritten is as it came,
 /// and the guest's.
 #[inline(always)]
-fn rewrite<'p>(fate: Fate<'p>, sorted: &Sorted, index: usize, bench: &mut Bench) -> Fate<'p> {
-    let (Fate::Forward(flow), Ok(parsed)) = (fate, &sorted.parsed[index]) else {
+fn rewrite(
+    fate: Fate,
+    flow: FlowRef<'_>,
+    sorted: &Sorted,
+    index: usize,
+    bench: &mut Bench,
+) -> Fate {
+    let (Fate::Forward, Ok(parsed)) = (fate, &sorted.parsed[index]) else {
         return fate;
     };
     if flow.rewrite_frame(&mut bench.burst.frame_mut(index), parsed) {
@@ -162,44 +204,53 @@ fn rewrite<'p>(fate: Fate<'p>, sorted: &Sorted, index: usize, bench: &mut Bench)
 }
 
 impl Pipe {
-    /// Steps 3 and 5 for one frame: whether the guest must see it all the same. Fates before
-    /// `index` are judged already.
+    /// Why a frame without a flow punts.
+    #[inline(always)]
+    fn judge_flowless(
+        &self,
+        sorted: &Sorted,
+        index: usize,
+        ingoing: Ingoing,
+        bench: &Bench,
+    ) -> Fate {
+        Fate::Punt(match sorted.parsed[index] {
+            Err(reason) => reason,
+            Ok(_) => {
+                let dst_mac = destination(bench.burst.frame(index).data);
+                match dst_mac == self.vnics[ingoing.vnic].mac {
+                    true => PuntReason::Miss,
+                    false => PuntReason::OtherMac,
+                }
+            }
+        })
+    }
+
+    /// Steps 3 and 5 for the next frame, which has a flow: whether the guest must see it all the
+    /// same. Those of `fates` were before it.
     #[inline(always)]
     fn judge<'p>(
         &mut self,
         pin: &'p Pin<'_>,
-        fates: &mut [Fate<'p>],
+        flow: FlowRef<'p>,
+        fates: &mut Fates,
         sorted: &Sorted,
-        index: usize,
         ingoing: Ingoing,
         bench: &mut Bench,
-    ) -> Fate<'p> {
-        let fate = fates[index];
+    ) -> Fate {
+        let index = fates.each.len();
         let Ok(parsed) = &sorted.parsed[index] else {
-            return fate;
+            return Fate::Settled;
         };
         let frame = bench.burst.frame(index);
-        let dst_mac = destination(frame.data);
-        let Fate::Forward(flow) = fate else {
-            if let Fate::Settled = fate {
-                return fate;
-            }
-            let own = dst_mac == self.vnics[ingoing.vnic].mac;
-            return if own {
-                fate
-            } else {
-                Fate::Punt(PuntReason::OtherMac)
-            };
-        };
-        if dst_mac != flow.ingress_mac() {
+        if destination(frame.data) != flow.ingress_mac() {
             return Fate::Punt(PuntReason::OtherMac);
         }
         if let Some(lane) = self.home_elsewhere(flow, ingoing) {
-            return Fate::HandOn(lane);
+            return Fate::HandOn(lane as u16);
         }
         if let Some(reason) = parsed.control(frame.data) {
             let code = close_code(reason, parsed, frame.data);
-            self.punt_earlier(&mut fates[..index], sorted, ingoing, bench);
+            self.punt_earlier(fates, sorted, ingoing, bench);
             self.close(pin, flow, code, bench);
             return Fate::Punt(reason);
         }
@@ -212,12 +263,12 @@ impl Pipe {
         };
         if waits {
             let reason = must_see.or((state == FlowState::Closing).then_some(PuntReason::Closing));
-            return self.hold(flow, reason, fates, sorted, (index, ingoing), bench);
+            return self.hold(flow, reason, fates, sorted, ingoing, bench);
         }
         match (must_see, state) {
             (Some(reason), _) => Fate::Punt(reason),
             (None, FlowState::Closing) => Fate::Punt(PuntReason::Closing),
-            (None, _) if self.can_reach(flow.egress(), sorted) => fate,
+            (None, _) if self.can_reach(flow.egress(), sorted) => Fate::Forward,
             (None, _) => Fate::Punt(PuntReason::EgressGone),
         }
     }
@@ -253,18 +304,19 @@ impl Pipe {
     /// A packet of a flow that is not active: the hand-over machine decides. What the guest
     /// `must_see` goes there in any case, but not before what is parked, and that not before
     /// what this burst has for the guest from earlier.
-    fn hold<'p>(
+    fn hold(
         &mut self,
-        flow: FlowRef<'p>,
+        flow: FlowRef<'_>,
         must_see: Option<PuntReason>,
-        fates: &mut [Fate<'p>],
+        fates: &mut Fates,
         sorted: &Sorted,
-        (index, ingoing): (usize, Ingoing),
+        ingoing: Ingoing,
         bench: &mut Bench,
-    ) -> Fate<'p> {
+    ) -> Fate {
         let Ingoing { vnic, queue, now } = ingoing;
+        let index = fates.each.len();
         let Ok(parsed) = &sorted.parsed[index] else {
-            return fates[index];
+            return Fate::Settled;
         };
         let frame = bench.burst.frame(index);
         let marker = Marker::of(frame.data, parsed);
@@ -281,7 +333,7 @@ impl Pipe {
                 Fate::Settled
             }
             Ingress::ReleaseThenPunt => {
-                self.punt_earlier(&mut fates[..index], sorted, ingoing, bench);
+                self.punt_earlier(fates, sorted, ingoing, bench);
                 self.release_to_guest(flow.id(), bench);
                 self.tell_events(bench);
                 Fate::Punt(must_see.unwrap_or(PuntReason::DrainBound))
@@ -290,7 +342,7 @@ impl Pipe {
                 let queue = flow.route().map_or(queue, Route::queue);
                 self.release_to_egress(flow, queue, bench, now);
                 self.tell_events(bench);
-                Fate::Forward(flow)
+                Fate::Forward
             }
         }
     }
@@ -324,24 +376,24 @@ impl Pipe {
     /// Step 6: one transmit burst per egress for the frames `waiting`, which are rewritten.
     fn forward(
         &mut self,
-        fates: &[Fate<'_>],
-        sorted: &Sorted,
+        flows: &Flows<'_>,
         mut waiting: u64,
+        sorted: &Sorted,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) {
         self.mix.hits += waiting.count_ones() as usize;
         while waiting != 0 {
-            waiting &= !self.forward_to_one(fates, sorted, waiting, ingoing, bench);
+            waiting &= !self.forward_to_one(flows, waiting, sorted, ingoing, bench);
         }
     }
 
     /// Sends the frames among `waiting` that have the egress of the first; says which they were.
     fn forward_to_one(
         &mut self,
-        fates: &[Fate<'_>],
-        sorted: &Sorted,
+        flows: &Flows<'_>,
         waiting: u64,
+        sorted: &Sorted,
         ingoing: Ingoing,
         bench: &mut Bench,
     ) -> u64 {
@@ -351,7 +403,7 @@ impl Pipe {
         let mut places = Each::<u8>::new();
         let mut taken = 0u64;
         for index in ones(waiting) {
-            let Fate::Forward(flow) = &fates[index] else {
+            let Some(flow) = &flows[index] else {
                 continue;
             };
             let queue = flow.route().map_or(ingoing.queue, Route::queue);
@@ -379,8 +431,8 @@ impl Pipe {
         let told = |place: usize, outcome| {
             let index = usize::from(places[place]);
             let wire = sorted.wire[index];
-            match (outcome, &fates[index]) {
-                (Outcome::Delivered | Outcome::HandedOn, Fate::Forward(flow)) => {
+            match (outcome, &flows[index]) {
+                (Outcome::Delivered | Outcome::HandedOn, Some(flow)) => {
                     if outcome == Outcome::Delivered {
                         forwarded.add(wire);
                     }
@@ -392,7 +444,7 @@ impl Pipe {
                     }
                 }
                 (Outcome::Refused(refusal), _) => counters.lose(refusal.by_uplink(), wire),
-                (Outcome::Delivered | Outcome::HandedOn, _) => {}
+                (Outcome::Delivered | Outcome::HandedOn, None) => {}
             }
         };
         let none = Patience::None;
@@ -404,7 +456,7 @@ impl Pipe {
     /// Punts the burst's frames before the one at hand, when parked ones are about to follow them.
     fn punt_earlier(
         &mut self,
-        earlier: &mut [Fate<'_>],
+        earlier: &mut Fates,
         sorted: &Sorted,
         ingoing: Ingoing,
         bench: &mut Bench,
@@ -413,26 +465,22 @@ impl Pipe {
             return;
         }
         self.punt(earlier, sorted, ingoing, bench);
-        for fate in earlier {
-            if matches!(fate, Fate::Punt(_)) {
-                *fate = Fate::Settled;
-            }
-        }
+        earlier.punts = 0;
     }
 
     /// Step 7: everything else into the guest's receive ring.
-    fn punt(&mut self, fates: &[Fate<'_>], sorted: &Sorted, ingoing: Ingoing, bench: &mut Bench) {
+    fn punt(&mut self, fates: &Fates, sorted: &Sorted, ingoing: Ingoing, bench: &mut Bench) {
+        if fates.punts == 0 {
+            return;
+        }
         let Bench { burst, adapted, .. } = bench;
         let mut frames = Each::<Frame<'_>>::new();
         let mut reasons = Each::<(PuntReason, u8)>::new();
-        for (index, fate) in fates.iter().enumerate() {
-            if let Fate::Punt(reason) = fate {
+        for index in ones(fates.punts) {
+            if let Fate::Punt(reason) = fates.each[index] {
                 frames.push(burst.frame(index));
-                reasons.push((*reason, index as u8));
+                reasons.push((reason, index as u8));
             }
-        }
-        if frames.is_empty() {
-            return;
         }
         self.mix.punts += frames.len();
         if !self.meter.is_open() {
@@ -461,14 +509,15 @@ impl Pipe {
 
     /// Frames of flows that are at home on other lanes go there.
     #[inline]
-    fn hand_on(&mut self, fates: &[Fate<'_>], sorted: &Sorted, ingoing: Ingoing, bench: &Bench) {
+    fn hand_on(&mut self, fates: &Fates, sorted: &Sorted, ingoing: Ingoing, bench: &Bench) {
         let Some(mates) = &mut self.mates else {
             return;
         };
-        for (index, fate) in fates.iter().enumerate() {
+        for (index, fate) in fates.each.iter().enumerate() {
             let Fate::HandOn(lane) = *fate else {
                 continue;
             };
+            let lane = usize::from(lane);
             let label = Label {
                 errand: Errand::Decide,
                 vnic: ingoing.vnic,

@@ -7,55 +7,81 @@
 //! *Caller's duty*: [`Pipe::shield`] before the first frame of the burst is judged.
 //! *Standard*: none.
 
-use super::from_uplink::{Fate, Sorted};
+use super::from_uplink::Sorted;
 use super::lane::{Ingoing, Pipe};
 use super::mates::Mates;
-use crate::flow::ShieldSet;
 use crate::flow::shield::{Rank, Ruling};
+use crate::flow::{FlowRef, ShieldSet};
 use crate::packet::{Burst, DropReason, PuntReason, VnicId, network_key};
 
+/// Which frames of a burst shields have taken, by bit.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shielded {
+    lost: u64,
+    punted: u64,
+}
+
+impl Shielded {
+    /// Whether the frame is gone, and counted.
+    pub(super) fn is_lost(self, index: usize) -> bool {
+        self.lost >> index & 1 != 0
+    }
+
+    /// Whether the frame goes to the guest.
+    pub(super) fn is_punted(self, index: usize) -> bool {
+        self.punted >> index & 1 != 0
+    }
+}
+
 impl Pipe {
-    /// Has shields decide about the frames of a burst.
+    /// Has shields decide about the frames of a burst, and takes those from their flows that they
+    /// do not let pass.
     #[inline]
     pub(super) fn shield(
         &self,
-        fates: &mut [Fate<'_>],
+        flows: &mut [Option<FlowRef<'_>>; Burst::FRAMES_MAX],
         sorted: &Sorted,
         ingoing: Ingoing,
         burst: &Burst,
-    ) {
-        if let Some(shields) = &self.shields {
-            self.hold_against(shields, fates, sorted, ingoing, burst);
+    ) -> Shielded {
+        match &self.shields {
+            Some(shields) => self.hold_against(shields, flows, sorted, ingoing, burst),
+            None => Shielded::default(),
         }
     }
 
     fn hold_against(
         &self,
         shields: &ShieldSet,
-        fates: &mut [Fate<'_>],
+        flows: &mut [Option<FlowRef<'_>>; Burst::FRAMES_MAX],
         sorted: &Sorted,
         ingoing: Ingoing,
         burst: &Burst,
-    ) {
+    ) -> Shielded {
         let lane = self.mates.as_ref().map_or(0, Mates::number);
-        for (index, fate) in fates.iter_mut().enumerate() {
-            let Some(rank) = matching(shields, fate, sorted, index, (ingoing, burst)) else {
+        let mut shielded = Shielded::default();
+        for (index, flow) in flows[..sorted.parsed.len()].iter_mut().enumerate() {
+            let Some(rank) = matching(shields, *flow, sorted, index, (ingoing, burst)) else {
                 continue;
             };
             let wire = sorted.wire[index];
             let size = (wire.packets.into(), wire.bytes.into());
             let lost = match shields.rule(rank, lane, size, ingoing.now) {
                 Ruling::Pass => continue,
-                Ruling::Punt => {
-                    *fate = Fate::Punt(PuntReason::Shield);
-                    continue;
-                }
-                Ruling::Drop => DropReason::ShieldDrop,
-                Ruling::Exceeds => DropReason::ShieldPolice,
+                Ruling::Punt => None,
+                Ruling::Drop => Some(DropReason::ShieldDrop),
+                Ruling::Exceeds => Some(DropReason::ShieldPolice),
             };
-            self.counters.lose(lost, wire);
-            *fate = Fate::Settled;
+            *flow = None;
+            match lost {
+                Some(reason) => {
+                    self.counters.lose(reason, wire);
+                    shielded.lost |= 1 << index;
+                }
+                None => shielded.punted |= 1 << index,
+            }
         }
+        shielded
     }
 }
 
@@ -63,14 +89,14 @@ impl Pipe {
 #[inline(always)]
 fn matching(
     shields: &ShieldSet,
-    fate: &Fate<'_>,
+    flow: Option<FlowRef<'_>>,
     sorted: &Sorted,
     index: usize,
     (ingoing, burst): (Ingoing, &Burst),
 ) -> Option<Rank> {
-    match (&sorted.parsed[index], fate) {
-        (Ok(parsed), Fate::Forward(flow)) => shields.of_flow(*flow, &parsed.key, parsed.tcp_flags),
-        (Ok(parsed), _) => shields.of_key(&parsed.key, parsed.tcp_flags),
+    match (&sorted.parsed[index], flow) {
+        (Ok(parsed), Some(flow)) => shields.of_flow(flow, &parsed.key, parsed.tcp_flags),
+        (Ok(parsed), None) => shields.of_key(&parsed.key, parsed.tcp_flags),
         (Err(PuntReason::NonIp), _) => None,
         (Err(_), _) => {
             let vnic = VnicId(ingoing.vnic as u16);
