@@ -8,6 +8,7 @@
 //! *Caller's duty*: implement [`Control`] so that no call waits for another client.
 //! *Standard*: RFC 8040, RFC 7951, RFC 9110.
 
+pub mod bounds;
 pub mod client;
 pub mod config;
 pub mod control;

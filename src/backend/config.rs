@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::api::bounds::{Bounds, VnicBounds};
+use crate::api::config::Prefix;
 use crate::datapath::pace::Polling;
 use crate::packet::{MacAddr, VlanId};
 use crate::port::xdp::CopyMode;
@@ -141,6 +143,10 @@ pub struct ElementConfig {
     /// unlimited.
     #[serde(default, deserialize_with = "values::punt_rate")]
     pub punt_rate: Option<u32>,
+    /// Sources of packets that leave untranslated, by vNICs that have none of their own.
+    pub source_prefixes: Option<Vec<Prefix>>,
+    /// Addresses that translations may use.
+    pub translation_prefixes: Option<Vec<Prefix>>,
     /// Its vNICs, 1 to [`VNICS_MAX`].
     #[serde(default, rename = "vnic")]
     pub vnics: Vec<VnicConfig>,
@@ -177,8 +183,37 @@ pub struct VnicConfig {
         deserialize_with = "values::within::<_, u16, 68, 65_535>"
     )]
     pub mtu: u16,
+    /// Sources of packets that leave by it untranslated; none: those of the element.
+    pub source_prefixes: Option<Vec<Prefix>>,
     /// Its host side.
     pub uplink: UplinkConfig,
+}
+
+impl ElementConfig {
+    /// What its sessions may use; `None`: the file does not bound them.
+    pub fn bounds(&self) -> Option<Bounds> {
+        let of_vnics = self.vnics.iter().map(|vnic| &vnic.source_prefixes);
+        let mut given = of_vnics.chain([&self.source_prefixes, &self.translation_prefixes]);
+        if given.all(Option::is_none) {
+            return None;
+        }
+        let all = |given: &Option<Vec<Prefix>>| given.clone().unwrap_or_default();
+        let vnics = self.vnics.iter().map(|vnic| VnicBounds {
+            name: vnic.name.clone(),
+            macs: vnic.macs(),
+            sources: all(&vnic.source_prefixes),
+        });
+        let mut vnics: Vec<_> = vnics.collect();
+        // The same whatever their order in the file.
+        vnics.sort_by(|one, other| one.name.cmp(&other.name));
+        Some(Bounds {
+            vnics,
+            sources: all(&self.source_prefixes),
+            translations: all(&self.translation_prefixes),
+            // Whoever may use the socket of this file is an operator.
+            may_vouch: true,
+        })
+    }
 }
 
 impl UplinkConfig {
@@ -193,6 +228,24 @@ impl UplinkConfig {
 }
 
 impl VnicConfig {
+    /// The addresses of its guest.
+    fn macs(&self) -> Vec<MacAddr> {
+        let mut macs = vec![self.mac];
+        if let UplinkConfig::Shared { extra_macs, .. } = &self.uplink {
+            macs.extend(extra_macs);
+        }
+        macs
+    }
+
+    /// Whether the same devices serve it.
+    pub fn is_served_as(&self, other: &Self) -> bool {
+        let bare = |vnic: &Self| Self {
+            source_prefixes: None,
+            ..vnic.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// Queue pairs of its uplink.
     pub fn uplink_queue_pairs(&self) -> u16 {
         self.uplink.queue_pairs(self.queue_pairs)

@@ -8,7 +8,10 @@ use super::BackendError;
 use super::config::{
     Config, ElementConfig, HandOverConfig, SharedUplinkConfig, SocketMode, UplinkConfig, VnicConfig,
 };
-use crate::api::convert::VnicNames;
+use crate::api::bounds::Bounds;
+use crate::api::convert::{VnicNames, to_request};
+use crate::api::offload::{OffloadResult, OffloadStatus};
+use crate::api::session::Session;
 use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
 use crate::datapath::counters::CrewCounters;
@@ -17,7 +20,7 @@ use crate::datapath::keeper::{Books, Keeper, Preparation};
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
-    ElementShape, HandOverLimits, HashSeed, Sessions, SessionsLimits, VnicShape, flow_table,
+    ElementShape, HandOverLimits, HashSeed, SessionRequest, Sessions, SessionsLimits, VnicShape, flow_table,
 };
 use crate::packet::{MacAddr, VnicId};
 use crate::port::shared::{self, Selector, SharedDevice};
@@ -42,6 +45,8 @@ pub(super) struct ElementInfo {
     /// Names of those, apart from their devices, which nobody is to keep open.
     pub(super) names: Arc<Names>,
     pub(super) counters: CrewCounters,
+    /// What its sessions may use, as the host's file says; `None`: it does not.
+    pub(super) bounds: Option<Arc<Bounds>>,
     /// How many workers serve it.
     pub(super) lanes: usize,
 }
@@ -64,6 +69,21 @@ impl ElementInfo {
             names,
             ..self.clone()
         }
+    }
+
+    /// The flow table's request for `session`.
+    ///
+    /// # Errors
+    /// The result that it has instead: it is not allowed, or contradicts itself.
+    pub(super) fn request_of(&self, session: &Session) -> Result<SessionRequest, OffloadResult> {
+        let key = || session.key.clone();
+        if let Some(bounds) = &self.bounds {
+            let denied = OffloadStatus::AccessDenied;
+            bounds
+                .judge(session)
+                .map_err(|fault| OffloadResult::fault(key(), denied, fault))?;
+        }
+        to_request(session, &*self.names).map_err(|fault| OffloadResult::invalid(key(), fault))
     }
 
     /// Its vNICs.
@@ -210,6 +230,7 @@ pub(super) fn open_element(
         names: Arc::new(Names::of(&infos)),
         vnics: infos,
         counters,
+        bounds: config.bounds().map(Arc::new),
         lanes: lanes.len(),
     };
     Ok(OpenElement { lanes, book, info })

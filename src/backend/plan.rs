@@ -20,6 +20,8 @@ pub(super) enum Step {
     AddElement(ElementConfig),
     Plug { element: String, vnic: VnicConfig },
     PuntRate { element: String, rate: Option<u32> },
+    /// Other bounds of sessions: those of this element.
+    Bounds(ElementConfig),
 }
 
 /// A setting that is read once, when the process starts.
@@ -53,7 +55,7 @@ impl Plan {
                 continue;
             };
             let gone = old.vnics.iter().filter(|vnic| {
-                !new.vnics.contains(vnic) || !is_same_device(&vnic.uplink, runs, wanted)
+                !is_served(new, vnic) || !is_same_device(&vnic.uplink, runs, wanted)
             });
             self.steps.extend(gone.map(|vnic| Step::Unplug {
                 element: old.name.clone(),
@@ -76,7 +78,7 @@ impl Plan {
                 continue;
             };
             let come = new.vnics.iter().filter(|vnic| {
-                !old.vnics.contains(vnic) || !is_same_device(&vnic.uplink, runs, wanted)
+                !is_served(old, vnic) || !is_same_device(&vnic.uplink, runs, wanted)
             });
             self.steps.extend(come.map(|vnic| Step::Plug {
                 element: new.name.clone(),
@@ -87,6 +89,10 @@ impl Plan {
                     element: new.name.clone(),
                     rate: new.punt_rate,
                 });
+            }
+            // Last: they name vNICs that come before.
+            if old.bounds() != new.bounds() {
+                self.steps.push(Step::Bounds(new.clone()));
             }
         }
     }
@@ -106,7 +112,10 @@ impl Step {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Unplug { .. } | Self::Plug { .. } => Kind::Vnic,
-            Self::RemoveElement(_) | Self::AddElement(_) | Self::PuntRate { .. } => Kind::Element,
+            Self::RemoveElement(_)
+            | Self::AddElement(_)
+            | Self::PuntRate { .. }
+            | Self::Bounds(_) => Kind::Element,
             Self::RemoveShared(_) | Self::AddShared(_) => Kind::SharedUplink,
         }
     }
@@ -117,7 +126,7 @@ impl Step {
             Self::Plug { element, vnic } => format!("{element}/{}", vnic.name),
             Self::RemoveElement(name) | Self::RemoveShared(name) => name.clone(),
             Self::AddShared(shared) => shared.name.clone(),
-            Self::AddElement(element) => element.name.clone(),
+            Self::AddElement(element) | Self::Bounds(element) => element.name.clone(),
             Self::PuntRate { element, .. } => element.clone(),
         }
     }
@@ -126,7 +135,7 @@ impl Step {
         match self {
             Self::Unplug { .. } | Self::RemoveElement(_) | Self::RemoveShared(_) => Action::Remove,
             Self::Plug { .. } | Self::AddElement(_) | Self::AddShared(_) => Action::Add,
-            Self::PuntRate { .. } => Action::Change,
+            Self::PuntRate { .. } | Self::Bounds(_) => Action::Change,
         }
     }
 
@@ -150,6 +159,16 @@ impl Step {
             Self::PuntRate { element, rate } => {
                 if let Some(element) = element_of(config, &element) {
                     element.punt_rate = rate;
+                }
+            }
+            Self::Bounds(wanted) => {
+                if let Some(element) = element_of(config, &wanted.name) {
+                    for vnic in &mut element.vnics {
+                        let same = wanted.vnics.iter().find(|other| other.name == vnic.name);
+                        vnic.source_prefixes = same.and_then(|same| same.source_prefixes.clone());
+                    }
+                    element.source_prefixes = wanted.source_prefixes;
+                    element.translation_prefixes = wanted.translation_prefixes;
                 }
             }
         }
@@ -182,6 +201,11 @@ fn is_kept(old: &ElementConfig, new: &ElementConfig) -> bool {
 
 fn stays<'a>(old: &ElementConfig, wanted: &'a Config) -> Option<&'a ElementConfig> {
     wanted.elements.iter().find(|new| is_kept(old, new))
+}
+
+/// Whether the element has this vNIC, whatever its sessions may use.
+fn is_served(element: &ElementConfig, vnic: &VnicConfig) -> bool {
+    element.vnics.iter().any(|other| other.is_served_as(vnic))
 }
 
 /// Whether an uplink that reads the same is also on the same device.

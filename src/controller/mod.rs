@@ -14,7 +14,6 @@ pub mod config;
 mod drain;
 mod hand_back;
 mod inventory;
-mod judge;
 mod listen;
 mod meter;
 mod operators;

@@ -2,7 +2,7 @@
 //!
 //! *Promises*: nothing here reaches another element; results come in the order of entries,
 //! those judged here among those of the backend.
-//! *Refuses*: other elements' names (404), entries that [`judge`] denies, and what is beyond
+//! *Refuses*: other elements' names (404), entries that [`Bounds::judge`] denies, and what is beyond
 //! the element's rate and number.
 //! *Caller's duty*: the element's identity was verified.
 //! *Standard*: RFC 8040; `shunt-offload`.
@@ -14,9 +14,9 @@ use axum::http::StatusCode;
 use tokio::time::Instant;
 
 use super::audit::{Audit, Record, Refused};
-use super::judge::judge;
 use super::meter::Meters;
 use super::registry::{Bar, HandBack, Placed, Registry};
+use crate::api::bounds::Bounds;
 use crate::api::control::{Answer, Control, SessionPage};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
@@ -112,8 +112,9 @@ impl View {
         }
         let policy = &self.placed.element.policy;
         let mut batch = Batch::default();
+        let bounds = self.placed.element.bounds();
         for session in input.session {
-            let denied = self.judge(&session).err();
+            let denied = self.judge(&bounds, &session).err();
             batch.add(session, denied);
         }
         let rate = policy.requests_per_second;
@@ -202,8 +203,8 @@ impl View {
     }
 
     /// Judges one session by switches and policy.
-    fn judge(&self, session: &Session) -> Result<(), Fault> {
-        judge(&self.placed.element, session)?;
+    fn judge(&self, bounds: &Bounds, session: &Session) -> Result<(), Fault> {
+        bounds.judge(session)?;
         let (app_tag, message) = match self.placed.bar() {
             None => return Ok(()),
             Some(Bar::Kill) => ("killed", "an operator has turned offloads off: ask later"),

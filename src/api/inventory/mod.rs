@@ -11,6 +11,7 @@ mod schema;
 
 pub use schema::MODULE;
 
+use super::bounds::{Bounds, VnicBounds};
 use super::config::Prefix;
 use crate::packet::MacAddr;
 
@@ -75,6 +76,23 @@ pub struct Element {
     /// What it may ask for.
     #[serde(default)]
     pub policy: Policy,
+}
+
+impl Element {
+    /// What it may use.
+    pub fn bounds(&self) -> Bounds {
+        let vnics = self.vnic.iter().map(|vnic| VnicBounds {
+            name: vnic.name.clone(),
+            macs: vec![vnic.mac],
+            sources: vnic.source_prefix.clone(),
+        });
+        Bounds {
+            vnics: vnics.collect(),
+            sources: self.policy.source_prefix.clone(),
+            translations: self.policy.translation_prefix.clone(),
+            may_vouch: false,
+        }
+    }
 }
 
 /// A network device of an element.
