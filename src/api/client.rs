@@ -7,6 +7,7 @@
 //! without an answer may have been carried out.
 //! *Standard*: RFC 8040, RFC 9112.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,23 +15,32 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::epoch::{OpenEpochInput, OpenEpochOutput};
 use super::error::{ErrorBody, ErrorEntry};
+use super::events::RawEvent;
 use super::offload::{OffloadInput, OffloadOutput};
-use super::path::{OPERATIONS, Resource};
+use super::path::{OPERATIONS, Resource, stream_path};
 use super::reload::ReloadOutput;
 use super::session::SessionKey;
+use super::sse::{self, Parser, TooLong};
 use super::state::{Ports, SessionReport, Sessions, Statistics, Summary};
+use super::sync::{SyncInput, SyncOutput};
 use super::wire::{Input, MEDIA_TYPE, Output};
 use super::withdraw::{WithdrawInput, WithdrawOutput};
 
 /// Longest wait for the backend to move on.
 pub const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Longest silence of a stream of events: it tells that it lives far more often.
+const SILENCE_MAX: Duration = Duration::from_secs(4 * sse::KEEP_ALIVE.as_secs());
 
 /// Why there is no answer, or not the one asked for.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +66,11 @@ pub enum ClientError {
     #[error("the exchange with the backend broke; the request may have been carried out")]
     Broken(#[from] hyper::Error),
     /// Nothing came for too long.
-    #[error("the backend took longer than {} s; the request may have been carried out", WAIT_MAX.as_secs())]
-    Timeout,
+    #[error("the backend took longer than {} s; the request may have been carried out", .0.as_secs())]
+    Timeout(Duration),
+    /// A stream's event has no end.
+    #[error("the stream of events is broken")]
+    Stream(#[from] TooLong),
     /// It said no.
     #[error("{}", describe(errors, *status))]
     Refused {
@@ -101,6 +114,34 @@ impl Client {
         Self {
             socket: socket.to_owned(),
         }
+    }
+
+    /// Begins an epoch: the element's sessions are withdrawn.
+    pub async fn open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ClientError> {
+        self.call("open-epoch", input).await
+    }
+
+    /// A step of a sync.
+    pub async fn sync(&self, input: SyncInput) -> Result<SyncOutput, ClientError> {
+        self.call("sync", input).await
+    }
+
+    /// The notifications of `element` from now on.
+    pub async fn events(&self, element: &str) -> Result<EventStream, ClientError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(stream_path(element))
+            .header(header::ACCEPT, sse::MEDIA_TYPE)
+            .body(Body::empty())?;
+        let answer = self.send(request).await?;
+        if !answer.status.is_success() {
+            return Err(answer.refusal().await);
+        }
+        Ok(EventStream {
+            answer,
+            parser: Parser::default(),
+            found: VecDeque::new(),
+        })
     }
 
     /// Offers sessions.
@@ -207,39 +248,31 @@ impl Client {
 
     /// Sends one request and takes its whole answer.
     async fn exchange(&self, mut request: Request<Body>) -> Result<Bytes, ClientError> {
-        let headers = request.headers_mut();
-        headers.insert(header::HOST, axum::http::HeaderValue::from_static("shunt"));
-        headers.insert(
-            header::ACCEPT,
-            axum::http::HeaderValue::from_static(MEDIA_TYPE),
-        );
-        let stream = within(self.connect()).await?;
+        let accept = axum::http::HeaderValue::from_static(MEDIA_TYPE);
+        request.headers_mut().insert(header::ACCEPT, accept);
+        let mut answer = self.send(request).await?;
+        if answer.status.is_success() {
+            answer.whole().await
+        } else {
+            Err(answer.refusal().await)
+        }
+    }
+
+    /// Sends one request and takes the head of its answer.
+    async fn send(&self, mut request: Request<Body>) -> Result<Open, ClientError> {
+        let host = axum::http::HeaderValue::from_static("shunt");
+        request.headers_mut().insert(header::HOST, host);
+        let stream = within(WAIT_MAX, self.connect()).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the exchange; what breaks it is told to the sender too.
-        let carrier = tokio::spawn(connection);
-        let result: Result<_, ClientError> = async {
-            let response = within(async { Ok(sender.send_request(request).await?) }).await?;
-            let status = response.status();
-            let mut body = response.into_body();
-            let mut answer = Vec::new();
-            while let Some(frame) = within(async { Ok(body.frame().await.transpose()?) }).await? {
-                if let Ok(data) = frame.into_data() {
-                    answer.extend_from_slice(&data);
-                }
-            }
-            Ok((status, answer))
-        }
-        .await;
-        carrier.abort();
-        let (status, answer) = result?;
-        if status.is_success() {
-            return Ok(answer.into());
-        }
-        let errors = serde_json::from_slice(&answer)
-            .map(|body: ErrorBody| body.errors.error)
-            .unwrap_or_default();
-        Err(ClientError::Refused { status, errors })
+        let carrier = Carrier(tokio::spawn(connection));
+        let response = within(WAIT_MAX, async { Ok(sender.send_request(request).await?) }).await?;
+        Ok(Open {
+            status: response.status(),
+            body: response.into_body(),
+            _carrier: carrier,
+        })
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
@@ -255,8 +288,89 @@ impl Client {
     }
 }
 
-async fn within<T>(step: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-    timeout(WAIT_MAX, step)
+/// What carries a connection's bytes; ends when dropped.
+struct Carrier<T>(JoinHandle<T>);
+
+impl<T> Drop for Carrier<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An answer whose body comes yet.
+struct Open {
+    status: StatusCode,
+    body: Incoming,
+    _carrier: Carrier<hyper::Result<()>>,
+}
+
+impl Open {
+    /// The next bytes, and `None` after the last ones.
+    async fn next(&mut self, wait: Duration) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = within(wait, async { Ok(self.body.frame().await.transpose()?) }).await?;
+            match frame.map(hyper::body::Frame::into_data) {
+                Some(Ok(data)) => return Ok(Some(data)),
+                // Trailers, of which there are none.
+                Some(Err(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn whole(&mut self) -> Result<Bytes, ClientError> {
+        let mut answer = Vec::new();
+        while let Some(data) = self.next(WAIT_MAX).await? {
+            answer.extend_from_slice(&data);
+        }
+        Ok(answer.into())
+    }
+
+    async fn refusal(mut self) -> ClientError {
+        let answer = match self.whole().await {
+            Ok(answer) => answer,
+            Err(error) => return error,
+        };
+        let errors = serde_json::from_slice(&answer)
+            .map(|body: ErrorBody| body.errors.error)
+            .unwrap_or_default();
+        ClientError::Refused {
+            status: self.status,
+            errors,
+        }
+    }
+}
+
+/// Notifications as they come.
+pub struct EventStream {
+    answer: Open,
+    parser: Parser,
+    found: VecDeque<RawEvent>,
+}
+
+impl EventStream {
+    /// The next one; `None` when the backend has ended the stream.
+    ///
+    /// # Errors
+    /// The stream broke, or nothing came for longer than a stream that lives is silent.
+    pub async fn next(&mut self) -> Result<Option<RawEvent>, ClientError> {
+        loop {
+            if let Some(event) = self.found.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(bytes) = self.answer.next(SILENCE_MAX).await? else {
+                return Ok(None);
+            };
+            self.found.extend(self.parser.take(&bytes)?);
+        }
+    }
+}
+
+async fn within<T>(
+    wait: Duration,
+    step: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    timeout(wait, step)
         .await
-        .unwrap_or(Err(ClientError::Timeout))
+        .unwrap_or(Err(ClientError::Timeout(wait)))
 }

@@ -184,6 +184,7 @@ impl View {
             let input = OffloadInput {
                 element: Some(self.name().to_owned()),
                 session: sessions,
+                ..OffloadInput::default()
             };
             let output = self.backend().offload(input).await.map_err(of_backend)?;
             let new = output.result.iter();
