@@ -1,19 +1,20 @@
-//! The client of the control socket, for the command line and for tests.
+//! The client of a backend, for the command line, the controller and tests.
 //!
-//! *Promises*: one connection a request; an answer is whole or an error; waiting is
-//! bounded by [`WAIT_MAX`] without progress.
+//! *Promises*: one connection a request, or all requests on a [`Link`]; an answer is whole or
+//! an error; waiting is bounded by [`WAIT_MAX`] without progress.
 //! *Refuses*: answers that are not of the model.
 //! *Caller's duty*: run inside a tokio runtime with I/O and time enabled. A request
 //! without an answer may have been carried out.
-//! *Standard*: RFC 8040, RFC 9112.
+//! *Standard*: RFC 8040, RFC 9112, RFC 9113.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 use super::epoch::{OpenEpochInput, OpenEpochOutput};
 use super::error::{ErrorBody, ErrorEntry};
 use super::events::RawEvent;
+use super::link::{Link, LinkError};
 use super::offload::{OffloadInput, OffloadOutput};
 use super::path::{OPERATIONS, Resource, stream_path};
 use super::reload::ReloadOutput;
@@ -65,6 +67,9 @@ pub enum ClientError {
     /// The exchange broke.
     #[error("the exchange with the backend broke; the request may have been carried out")]
     Broken(#[from] hyper::Error),
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// Nothing came for too long.
     #[error("the backend took longer than {} s; the request may have been carried out", .0.as_secs())]
     Timeout(Duration),
@@ -102,17 +107,32 @@ fn describe(errors: &[ErrorEntry], status: StatusCode) -> String {
     }
 }
 
-/// A client of the backend behind one socket.
+/// A client of one backend.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
+}
+
+/// How it is reached.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Its socket, by a connection for each request.
+    Socket(PathBuf),
+    Link(Arc<Link>),
 }
 
 impl Client {
     /// A client of `socket`. Nothing is opened yet.
     pub fn new(socket: &Path) -> Self {
         Self {
-            socket: socket.to_owned(),
+            way: Way::Socket(socket.to_owned()),
+        }
+    }
+
+    /// A client over `link`.
+    pub fn over(link: Arc<Link>) -> Self {
+        Self {
+            way: Way::Link(link),
         }
     }
 
@@ -133,7 +153,13 @@ impl Client {
             .uri(stream_path(element))
             .header(header::ACCEPT, sse::MEDIA_TYPE)
             .body(Body::empty())?;
-        let answer = self.send(request).await?;
+        let answer = match &self.way {
+            Way::Socket(_) => self.send(request).await?,
+            Way::Link(link) => {
+                let sent = async { Ok(link.send_apart(request).await?) };
+                Open::new(within(WAIT_MAX, sent).await?, None)
+            }
+        };
         if !answer.status.is_success() {
             return Err(answer.refusal().await);
         }
@@ -260,32 +286,35 @@ impl Client {
 
     /// Sends one request and takes the head of its answer.
     async fn send(&self, mut request: Request<Body>) -> Result<Open, ClientError> {
+        let socket = match &self.way {
+            Way::Socket(socket) => socket,
+            Way::Link(link) => {
+                let sent = async { Ok(link.send(request).await?) };
+                return Ok(Open::new(within(WAIT_MAX, sent).await?, None));
+            }
+        };
         let host = axum::http::HeaderValue::from_static("shunt");
         request.headers_mut().insert(header::HOST, host);
-        let stream = within(WAIT_MAX, self.connect()).await?;
+        let stream = within(WAIT_MAX, connect(socket)).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the exchange; what breaks it is told to the sender too.
         let carrier = Carrier(tokio::spawn(connection));
         let response = within(WAIT_MAX, async { Ok(sender.send_request(request).await?) }).await?;
-        Ok(Open {
-            status: response.status(),
-            body: response.into_body(),
-            _carrier: carrier,
-        })
+        Ok(Open::new(response, Some(carrier)))
     }
+}
 
-    async fn connect(&self) -> Result<UnixStream, ClientError> {
-        UnixStream::connect(&self.socket).await.map_err(|source| {
-            let path = self.socket.clone();
-            match source.kind() {
-                io::ErrorKind::NotFound => ClientError::NoSocket(path),
-                io::ErrorKind::ConnectionRefused => ClientError::Dead(path),
-                io::ErrorKind::PermissionDenied => ClientError::Denied(path),
-                _ => ClientError::Connect { path, source },
-            }
-        })
-    }
+async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(socket).await.map_err(|source| {
+        let path = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => ClientError::NoSocket(path),
+            io::ErrorKind::ConnectionRefused => ClientError::Dead(path),
+            io::ErrorKind::PermissionDenied => ClientError::Denied(path),
+            _ => ClientError::Connect { path, source },
+        }
+    })
 }
 
 /// What carries a connection's bytes; ends when dropped.
@@ -301,10 +330,19 @@ impl<T> Drop for Carrier<T> {
 struct Open {
     status: StatusCode,
     body: Incoming,
-    _carrier: Carrier<hyper::Result<()>>,
+    /// Of a connection of its own.
+    _carrier: Option<Carrier<hyper::Result<()>>>,
 }
 
 impl Open {
+    fn new(response: Response<Incoming>, carrier: Option<Carrier<hyper::Result<()>>>) -> Self {
+        Self {
+            status: response.status(),
+            body: response.into_body(),
+            _carrier: carrier,
+        }
+    }
+
     /// The next bytes, and `None` after the last ones.
     async fn next(&mut self, wait: Duration) -> Result<Option<Bytes>, ClientError> {
         loop {

@@ -1,12 +1,12 @@
-//! A connection of the control socket, and when it ends.
+//! A connection of a server, and when it ends.
 //!
-//! *Promises*: an ordinary connection has one of the listener's seats and ends after
+//! *Promises*: an ordinary connection of the control socket has one of the listener's seats and ends after
 //! [`LIFE`], with the request it is at; one that carries a stream of events gives its seat back
 //! and stays as long as the stream.
 //! *Refuses*: more than [`STREAMS_MAX`] streams at a time (503).
 //! *Caller's duty*: a stream's answer is the last on its connection ([`Connection::stream`] says
-//! so in its head).
-//! *Standard*: RFC 9112 section 9.6 (closing).
+//! so in its head); over HTTP/2 other requests may share it, and its end.
+//! *Standard*: RFC 9112 section 9.6 (closing), RFC 9113.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -23,7 +22,7 @@ use tokio::time::timeout;
 
 use super::error::{ApiError, ErrorTag};
 use super::events::EventFeed;
-use super::sse;
+use super::{listen, preface, sse};
 
 /// Streams served at a time.
 pub const STREAMS_MAX: usize = 1024;
@@ -31,12 +30,10 @@ pub const STREAMS_MAX: usize = 1024;
 const LIFE: Duration = Duration::from_secs(60);
 /// How much longer that request may take.
 const GRACE: Duration = Duration::from_secs(60);
-/// How long a client may take for a request's head, and how long a connection idles.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a connection is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Use {
+pub(super) enum Use {
     Requests,
     Stream,
     /// A stream whose reader takes nothing.
@@ -69,6 +66,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// A new one, and what it is used for.
+    pub(super) fn new(bounds: Bounds) -> (Arc<Self>, watch::Receiver<Use>) {
+        let (used, uses) = watch::channel(Use::Requests);
+        (Arc::new(Self { bounds, used }), uses)
+    }
+
     /// The answer that carries `feed`, from now on the connection's only use.
     ///
     /// # Errors
@@ -109,13 +112,14 @@ pub(super) async fn converse(
     seat: OwnedSemaphorePermit,
 ) {
     let mut is_ending = bounds.is_ending.clone();
-    let (used, mut uses) = watch::channel(Use::Requests);
-    let own = Arc::new(Connection { bounds, used });
+    let (is_two, stream) = match preface::look(stream).await {
+        Ok(found) => found,
+        Err(error) => return log::debug!("a control connection did not begin: {error}"),
+    };
+    let (own, mut uses) = Connection::new(bounds);
     let app = app.layer(Extension(own));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    let builder = listen::http(is_two);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     let mut connection = std::pin::pin!(connection);
     let mut finished = tokio::select! {
         result = connection.as_mut() => Some(result),

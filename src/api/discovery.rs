@@ -51,7 +51,12 @@ pub(crate) fn operations(names: &[&str]) -> Value {
 }
 
 /// The operations on sessions.
-pub(crate) const SESSION_OPERATIONS: &[&str] = &["shunt-offload:offload", "shunt-offload:withdraw"];
+pub(crate) const SESSION_OPERATIONS: &[&str] = &[
+    "shunt-offload:open-epoch",
+    "shunt-offload:offload",
+    "shunt-offload:withdraw",
+    "shunt-offload:sync",
+];
 
 /// All operations of a backend.
 pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
@@ -132,9 +137,9 @@ pub(crate) const OFFLOAD: Own = Own {
 /// The module of a controller's configuration.
 pub(crate) const INVENTORY: Own = Own {
     name: "shunt-inventory",
-    revision: "2026-11-23",
+    revision: "2026-11-24",
     namespace: "urn:shunt:inventory",
-    path: "/restconf/yang/shunt-inventory@2026-11-23.yang",
+    path: "/restconf/yang/shunt-inventory@2026-11-24.yang",
 };
 
 /// Container `yang-library` of ietf-yang-library, with `own` in one datastore.

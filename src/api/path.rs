@@ -128,7 +128,7 @@ impl Resource {
 }
 
 /// The element whose notifications are at `path`.
-pub(super) fn stream_of(path: &str) -> Option<String> {
+pub(crate) fn stream_of(path: &str) -> Option<String> {
     let name = path.strip_prefix(STREAMS)?.strip_suffix("/json")?;
     decode(name).filter(|_| !name.contains('/'))
 }

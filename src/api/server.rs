@@ -7,7 +7,7 @@
 //! parameters (400).
 //! *Caller's duty*: run it on a tokio runtime with I/O and time enabled, away from the
 //! packet path.
-//! *Standard*: RFC 8040 sections 3 to 5 and 7, RFC 9110, RFC 9112.
+//! *Standard*: RFC 8040 sections 3 to 5 and 7, RFC 9110, RFC 9112, RFC 9113.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -105,7 +105,7 @@ pub async fn serve(
 }
 
 /// The routes over `control`.
-fn router(control: Arc<dyn Control>) -> Router {
+pub(crate) fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
     let call = || allow("POST, OPTIONS");
     let routes = told(OFFLOAD, discovery::MODULE_TEXT, BACKEND_OPERATIONS)
@@ -253,15 +253,11 @@ async fn events(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    Query::none(uri.query())?;
-    sse::check_accept(&headers)?;
+    check_stream(&uri, &headers)?;
     let element = path::stream_of(uri.path()).ok_or_else(|| path::no_resource(uri.path()))?;
     let feed = answer(control.events(&element)).await?;
     if method == Method::HEAD {
-        let mut response = respond(Body::empty());
-        let kind = HeaderValue::from_static(sse::MEDIA_TYPE);
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        return Ok(response);
+        return Ok(sse::carry(Body::empty()));
     }
     connection.stream(feed)
 }
@@ -316,12 +312,18 @@ async fn data_options(uri: Uri) -> Result<Response, ApiError> {
     Ok(allow("GET, HEAD, OPTIONS").await)
 }
 
-async fn allow(methods: &'static str) -> Response {
+pub(crate) async fn allow(methods: &'static str) -> Response {
     let mut response = respond(Body::empty());
     let methods = HeaderValue::from_static(methods);
     response.headers_mut().insert(header::ALLOW, methods);
     response.headers_mut().remove(header::CONTENT_TYPE);
     response
+}
+
+/// What is asked of a request for a stream: no query, and a reader that takes streams.
+pub(crate) fn check_stream(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    Query::none(uri.query())?;
+    sse::check_accept(headers)
 }
 
 /// What is asked of every request but a read of data: no query, and an answer in our encoding.

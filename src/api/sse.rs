@@ -36,7 +36,8 @@ pub const EVENT_MAX: usize = 4 << 20;
 
 /// Events that are written at a time.
 const TOGETHER: usize = 32;
-const COMMENT: &[u8] = b": keep-alive\n\n";
+/// A sign of life.
+pub(crate) const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// Refuses a reader that does not take streams.
 pub(crate) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -58,7 +59,12 @@ pub(crate) fn answer(
             () = sender.closed() => {}
         }
     });
-    let mut response = respond(Body::new(Chunks(chunks)));
+    carry(Body::new(Chunks(chunks)))
+}
+
+/// An answer that carries the stream `body`.
+pub(crate) fn carry(body: Body) -> Response {
+    let mut response = respond(body);
     let kind = HeaderValue::from_static(MEDIA_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
@@ -87,7 +93,8 @@ async fn pump(mut feed: EventFeed, chunks: &mpsc::Sender<Bytes>) -> Result<(), S
     }
 }
 
-fn written(events: &[RawEvent]) -> String {
+/// Events as they are written.
+pub(crate) fn written(events: &[RawEvent]) -> String {
     let mut text = String::with_capacity(events.iter().map(|event| event.0.len() + 8).sum());
     for RawEvent(event) in events {
         text.push_str("data: ");

@@ -7,12 +7,14 @@
 //! socket's directory exists shows when it is opened.
 //! *Standard*: TOML 1.0. Every key is described in `docs/config.md`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::api::bounds::{Bounds, VnicBounds};
 use crate::api::config::Prefix;
+use crate::api::tls::Files;
 use crate::datapath::pace::Polling;
 use crate::packet::{MacAddr, VlanId};
 use crate::port::xdp::CopyMode;
@@ -36,6 +38,8 @@ pub struct Config {
     /// The process.
     #[serde(default)]
     pub backend: BackendConfig,
+    /// Controllers on other machines.
+    pub control_tls: Option<ControlTls>,
     /// How packets are kept in order while a session moves to the fast path.
     #[serde(default)]
     pub hand_over: HandOverConfig,
@@ -67,6 +71,33 @@ impl Default for BackendConfig {
             control: PathBuf::from("/run/shunt/backend.sock"),
             workers: 1,
             polling: Polling::Adaptive,
+        }
+    }
+}
+
+/// `[control-tls]`: a listener with mutual TLS for controllers on other machines.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ControlTls {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The backend's certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of controllers.
+    pub client_ca: PathBuf,
+    /// DNS names of certificates that may ask.
+    pub controllers: Vec<String>,
+}
+
+impl ControlTls {
+    /// The TLS part.
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            authorities: self.client_ca.clone(),
         }
     }
 }

@@ -13,13 +13,22 @@ use super::config::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, Vni
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    Unplug { element: String, vnic: String },
+    Unplug {
+        element: String,
+        vnic: String,
+    },
     RemoveElement(String),
     RemoveShared(String),
     AddShared(SharedUplinkConfig),
     AddElement(ElementConfig),
-    Plug { element: String, vnic: VnicConfig },
-    PuntRate { element: String, rate: Option<u32> },
+    Plug {
+        element: String,
+        vnic: VnicConfig,
+    },
+    PuntRate {
+        element: String,
+        rate: Option<u32>,
+    },
     /// Other bounds of sessions: those of this element.
     Bounds(ElementConfig),
 }
@@ -186,6 +195,7 @@ fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
         ("backend.control", old.control != new.control),
         ("backend.workers", old.workers != new.workers),
         ("backend.polling", old.polling != new.polling),
+        ("control-tls", runs.control_tls != wanted.control_tls),
         ("hand-over", runs.hand_over != wanted.hand_over),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {

@@ -13,6 +13,7 @@ pub use schema::MODULE;
 
 use super::bounds::{Bounds, VnicBounds};
 use super::config::Prefix;
+use super::link::Address;
 use crate::packet::MacAddr;
 
 /// What an operator may turn off in a hurry.
@@ -42,8 +43,8 @@ pub struct Tenant {
 pub struct Host {
     /// Its name.
     pub name: String,
-    /// The control socket of its backend.
-    pub backend: std::path::PathBuf,
+    /// Where its backend is.
+    pub backend: Address,
     /// Names of the certificates that its relay may use.
     #[serde(default)]
     pub relay: Vec<String>,
