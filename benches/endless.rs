@@ -1,5 +1,7 @@
 //! An element between ports that never run dry, and the workers that serve it.
 
+#![allow(dead_code, reason = "each bench uses a part")]
+
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,18 +13,18 @@ use shunt::datapath::clock::Clock;
 use shunt::datapath::crew::Crew;
 use shunt::datapath::keeper::Preparation;
 use shunt::datapath::lane::Vnic;
+use shunt::datapath::lanes::Lanes;
 use shunt::datapath::pace::Polling;
 use shunt::datapath::worker::Worker;
 use shunt::flow::{
     DirectionRequest, ElementShape, HandOverLimits, HandOverMode, HashSeed, Moment, Outcome,
-    SessionRequest, Sessions, VnicShape, flow_table,
+    SessionRequest, Sessions, ShieldSet, VnicShape, flow_table, slots_of,
 };
 use shunt::packet::{Burst, MacAddr, Offload, PeerOffloads, Tuple, TxFrame, VnicId};
 use shunt::port::testing::TestDevice;
 use shunt::port::{Armed, Poller, Port, TxReport};
 
 const SESSIONS: u32 = 4096;
-const UDP: u8 = 17;
 const LAN_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
 const WAN_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 2]);
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
@@ -39,6 +41,28 @@ pub struct Part {
     pub workers: usize,
     /// Whose frames the first of them gets: 0 or 1.
     pub first: usize,
+    /// What the frames are.
+    pub traffic: Traffic,
+}
+
+/// What comes in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// UDP of sessions.
+    Udp,
+    /// TCP segments of sessions, with the flag ACK.
+    Tcp,
+    /// UDP that no session concerns: all of it is the guest's.
+    Misses,
+}
+
+impl Traffic {
+    fn protocol(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp | Self::Misses => 17,
+        }
+    }
 }
 
 /// Brings the same frames for ever, and takes all that it is given.
@@ -104,11 +128,11 @@ impl Port for Endless {
 }
 
 /// Addresses and ports of a session, before and after translation.
-fn tuples(session: u32) -> [Tuple; 2] {
+fn tuples(protocol: u8, session: u32) -> [Tuple; 2] {
     let own = Tuple {
         src: Ipv4Addr::from_bits(0x0a00_0002 + session).into(),
         dst: Ipv4Addr::new(192, 0, 2, 9).into(),
-        protocol: UDP,
+        protocol,
         src_port: 40_000,
         dst_port: 5_000,
     };
@@ -120,8 +144,8 @@ fn tuples(session: u32) -> [Tuple; 2] {
     [own, outside]
 }
 
-fn request(session: u32) -> SessionRequest {
-    let [own, outside] = tuples(session);
+fn request(protocol: u8, session: u32) -> SessionRequest {
+    let [own, outside] = tuples(protocol, session);
     let direction = |ingress, egress, tuple, translation, (dst, src)| DirectionRequest {
         ingress: VnicId(ingress),
         ingress_vlan: None,
@@ -139,7 +163,7 @@ fn request(session: u32) -> SessionRequest {
     let back = (CLIENT_MAC, LAN_MAC);
     SessionRequest {
         key: session.to_string(),
-        protocol: UDP,
+        protocol,
         idle_timeout: Duration::from_secs(3600),
         hard_timeout: None,
         mode: HandOverMode::Ordered,
@@ -154,19 +178,25 @@ fn frame((dst_mac, src_mac): (MacAddr, MacAddr), tuple: Tuple) -> Vec<u8> {
         unreachable!("IPv4 only")
     };
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(src_mac.0, dst_mac.0)
-        .ipv4(src.octets(), dst.octets(), 64)
-        .udp(tuple.src_port, tuple.dst_port)
-        .write(&mut frame, &PAYLOAD)
-        .unwrap();
+    let builder =
+        PacketBuilder::ethernet2(src_mac.0, dst_mac.0).ipv4(src.octets(), dst.octets(), 64);
+    let (from, to) = (tuple.src_port, tuple.dst_port);
+    match tuple.protocol {
+        6 => builder
+            .tcp(from, to, 1, 512)
+            .ack(1)
+            .write(&mut frame, &PAYLOAD[12..]),
+        _ => builder.udp(from, to).write(&mut frame, &PAYLOAD),
+    }
+    .unwrap();
     frame
 }
 
 /// The frames of every second session as they come in by LAN and WAN.
-fn frames(odd: usize) -> [Vec<Vec<u8>>; 2] {
+fn frames(protocol: u8, odd: usize) -> [Vec<Vec<u8>>; 2] {
     let sessions = (0..SESSIONS).filter(|session| *session as usize % 2 == odd);
     let both = sessions.map(|session| {
-        let [own, outside] = tuples(session);
+        let [own, outside] = tuples(protocol, session);
         let original = frame((LAN_MAC, CLIENT_MAC), own);
         (original, frame((WAN_MAC, SERVER_MAC), outside.reversed()))
     });
@@ -194,6 +224,20 @@ impl Running {
         let came = sum(&self.taken) - before;
         came as f64 / began.elapsed().as_secs_f64()
     }
+
+    /// From now on these are the element's shields.
+    pub fn set_shields(&mut self, shields: Option<&Arc<ShieldSet>>) {
+        for worker in &mut self.workers {
+            let shields = shields.cloned();
+            let order = move |lanes: &mut Lanes| drop(lanes.set_shields(ElementId(0), shields));
+            worker.submit(order).unwrap();
+        }
+    }
+}
+
+/// Cells that a set of shields for the element needs.
+pub fn slots() -> usize {
+    slots_of(2 * SESSIONS) as usize
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures real time")]
@@ -211,7 +255,7 @@ pub fn start(part: Part) -> Running {
     let taken: Vec<Arc<AtomicU64>> = (0..part.workers).map(|_| Arc::default()).collect();
     let mut sides = [Vec::new(), Vec::new()];
     for (queue, taken) in taken.iter().enumerate() {
-        let uplinks = frames((part.first + queue) % 2);
+        let uplinks = frames(part.traffic.protocol(), (part.first + queue) % 2);
         for (side, frames) in sides.iter_mut().zip(uplinks) {
             side.push((
                 Endless::port(Vec::new(), taken),
@@ -227,8 +271,13 @@ pub fn start(part: Part) -> Running {
     let (writer, readers) = flow_table(2 * SESSIONS, part.workers, HashSeed::random());
     let shapes = macs.map(|mac| VnicShape { mac, mtu: 1500 });
     let mut book = Sessions::new(ElementShape::new(shapes), writer, Default::default());
-    for session in 0..SESSIONS {
-        let outcome = book.offload(request(session), Moment(1));
+    let sessions = match part.traffic {
+        Traffic::Misses => 0,
+        Traffic::Udp | Traffic::Tcp => SESSIONS,
+    };
+    for session in 0..sessions {
+        let request = request(part.traffic.protocol(), session);
+        let outcome = book.offload(request, Moment(1));
         assert!(matches!(outcome, Outcome::Offloaded(_)), "{outcome:?}");
     }
     let crew = Crew {

@@ -19,7 +19,7 @@ mod report;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use endless::Part;
+use endless::{Part, Traffic};
 use report::{Peer, Report, median};
 
 const ROUNDS: usize = 5;
@@ -91,20 +91,25 @@ fn contend(part: Part) {
     }
 }
 
+fn part(workers: usize, first: usize) -> Part {
+    Part {
+        workers,
+        first,
+        traffic: Traffic::Udp,
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     if let [_, mode, workers, first] = args.as_slice()
         && mode == "contender"
     {
         let [workers, first] = [workers, first].map(|text| text.parse().unwrap());
-        return contend(Part { workers, first });
+        return contend(part(workers, first));
     }
     let mut report = Report::new("workers");
-    let alone = |first| Part { workers: 1, first };
-    let both = Part {
-        workers: 2,
-        first: 0,
-    };
+    let alone = |first| part(1, first);
+    let both = part(2, 0);
     let [mut two, mut processes, mut one] = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
         two.push(together(&[both]));

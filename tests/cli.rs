@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 
 use fake_control::{LARGE, ROOM, Server, session};
 use serde_json::{Value, json};
-use shunt::api::{OffloadInput, WithdrawInput, wire};
+use shunt::api::{OffloadInput, ShieldInput, UnshieldInput, WithdrawInput, wire};
 
 fn shunt(socket: &Path, args: &[&str]) -> Output {
     let mut command = command(socket, args);
@@ -158,6 +158,116 @@ fn a_refused_entry_makes_the_exit_code_1_and_is_explained() {
     );
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).contains("reply/egress-vnic: the element has no vNIC `wna`"));
+}
+
+/// A shield with every flag.
+const SHIELD: &[&str] = &[
+    "shield",
+    "add",
+    "--name",
+    "s1",
+    "--ttl",
+    "60",
+    "--priority",
+    "7",
+    "--ingress",
+    "wan",
+    "--source",
+    "10.0.0.0/8",
+    "--destination",
+    "192.0.2.9/32",
+    "--protocol",
+    "tcp",
+    "--source-port",
+    "1024-2047",
+    "--destination-port",
+    "443",
+    "--tcp-flags",
+    "syn",
+    "--tcp-flags-mask",
+    "syn ack",
+    "--action",
+    "police",
+    "--bit-rate",
+    "8000000",
+    "--burst",
+    "70000",
+];
+
+#[test]
+fn every_flag_of_shield_add_reaches_its_leaf() {
+    let server = Server::start();
+    let installed = json!({"result": [{"name": "s1", "result": "installed"}]});
+    assert_eq!(answer(&server, SHIELD), (Some(0), installed));
+    let unchanged = json!({"result": [{"name": "s1", "result": "unchanged"}]});
+    assert_eq!(answer(&server, SHIELD), (Some(0), unchanged));
+    let (_, mut listed) = answer(&server, &["shield", "list"]);
+    let mut shield = listed["shield"][0].take();
+    let status = shield["status"].take();
+    assert_eq!(status["remaining"], 60);
+    let expected = json!({
+        "origin": "element", "name": "s1", "priority": 7, "ttl": 60, "ingress-vnic": "wan",
+        "source-prefix": "10.0.0.0/8", "destination-prefix": "192.0.2.9/32", "protocol": "tcp",
+        "source-port": {"lower-port": 1024, "upper-port": 2047},
+        "destination-port": {"port": 443}, "tcp-flags": "syn", "tcp-flags-mask": "ack syn",
+        "action": "police", "police": {"bit-rate": "8000000", "burst": 70_000}, "status": null
+    });
+    assert_eq!(shield, expected);
+    let table = text(&shunt(server.path(), &["shield", "list"]).stdout);
+    assert!(
+        table.contains("from 10.0.0.0/8 from port 1024-2047"),
+        "{table}"
+    );
+    let (_, deleted) = answer(&server, &["shield", "del", "s1", "s2"]);
+    assert_eq!(deleted["result"][0]["result"], "removed");
+    assert_eq!(deleted["result"][1]["result"], "absent");
+}
+
+#[test]
+fn a_refused_shield_makes_the_exit_code_1_and_rates_are_for_police() {
+    let server = Server::start();
+    let add = |rest: &[&str]| {
+        let common = ["shield", "add", "--ttl", "5", "--name"];
+        let args: Vec<&str> = common.iter().chain(rest).copied().collect();
+        shunt(server.path(), &args)
+    };
+    for name in ["a", "b", "c"] {
+        assert_eq!(add(&[name, "--action", "drop"]).status.code(), Some(0));
+    }
+    let refused = add(&["d", "--action", "drop"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stdout).contains("shield-quota"),
+        "{refused:?}"
+    );
+    let unknown = add(&["a", "--action", "drop", "--ingress", "dmz"]);
+    assert!(
+        text(&unknown.stdout).contains("no vNIC `dmz`"),
+        "{unknown:?}"
+    );
+    for (args, told) in [
+        (
+            &["a", "--action", "police"][..],
+            "--packet-rate or --bit-rate",
+        ),
+        (
+            &["a", "--action", "drop", "--packet-rate", "5"],
+            "for --action police",
+        ),
+    ] {
+        let output = add(args);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(told), "{output:?}");
+    }
+    for wrong in [
+        &["a", "--action", "divert"][..],
+        &["a", "--action", "drop", "--source", "10.0.0.1"],
+        &["a", "--action", "drop", "--source-port", "5-1"],
+        &["a", "--action", "drop", "--tcp-flags", "fun"],
+        &["a"],
+    ] {
+        assert_eq!(add(wrong).status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 #[test]
@@ -340,6 +450,9 @@ fn every_command_s_help_has_an_example() {
         &["session", "add"],
         &["session", "del"],
         &["session", "show"],
+        &["shield", "add"],
+        &["shield", "del"],
+        &["shield", "list"],
         &["show", "summary"],
         &["show", "sessions"],
         &["show", "ports"],
@@ -373,9 +486,11 @@ fn the_manual_s_inputs_are_of_the_model() {
     for block in inputs {
         let offload = wire::read_input::<OffloadInput>(block.as_bytes());
         let withdraw = wire::read_input::<WithdrawInput>(block.as_bytes());
+        let shield = wire::read_input::<ShieldInput>(block.as_bytes());
+        let unshield = wire::read_input::<UnshieldInput>(block.as_bytes());
         assert!(
-            offload.is_ok() || withdraw.is_ok(),
-            "{block}\n{offload:?}\n{withdraw:?}"
+            offload.is_ok() || withdraw.is_ok() || shield.is_ok() || unshield.is_ok(),
+            "{block}\n{offload:?}\n{withdraw:?}\n{shield:?}\n{unshield:?}"
         );
     }
 }
@@ -415,12 +530,14 @@ fn the_manual_s_commands_run() {
 #[test]
 fn the_manual_names_every_leaf_result_and_limit() {
     let server = Server::start();
+    assert_eq!(answer(&server, SHIELD).0, Some(0));
     let mut names: Vec<String> = Vec::new();
     for args in [
         &["show", "summary"][..],
         &["show", "ports"],
         &["show", "stats"],
         &["show", "sessions"],
+        &["shield", "list"],
     ] {
         collect(&answer(&server, args).1, &mut names);
     }
@@ -443,6 +560,9 @@ fn the_manual_names_every_leaf_result_and_limit() {
         "absent",
         "close-code",
         "drain-bounds",
+        "installed",
+        "access-denied",
+        "removed",
     ] {
         names.push(name.to_owned());
     }

@@ -16,6 +16,8 @@ use support::{Dir, repository};
 
 const OFFLOAD: &str = "/restconf/operations/shunt-offload:offload";
 const RELOAD: &str = "/restconf/operations/shunt-offload:reload";
+const SHIELD: &str = "/restconf/operations/shunt-offload:shield";
+const UNSHIELD: &str = "/restconf/operations/shunt-offload:unshield";
 const WITHDRAW: &str = "/restconf/operations/shunt-offload:withdraw";
 const STATE: &str = "/restconf/data/shunt-offload:state";
 
@@ -149,9 +151,174 @@ fn what_a_running_backend_says_is_of_the_model() {
     state();
 }
 
+/// A shield with every leaf.
+fn whole_shield() -> Value {
+    json!({
+        "name": "whole/1", "priority": 9, "ttl": 60, "ingress-vnic": "wan",
+        "source-prefix": "10.0.0.0/8", "destination-prefix": "192.0.2.0/24", "protocol": "tcp",
+        "source-port": {"lower-port": 1024, "upper-port": 2047},
+        "destination-port": {"operator": "neq", "port": 443},
+        "tcp-flags": "syn", "tcp-flags-mask": "ack syn",
+        "action": "police", "police": {"bit-rate": "8000000", "burst": 65_536}
+    })
+}
+
+fn shields(all: &[Value]) -> Value {
+    json!({ "shunt-offload:input": { "element": "router1", "shield": all } })
+}
+
+#[test]
+fn what_is_said_of_shields_is_of_the_model() {
+    let (dir, model) = (Dir::new(), Model::offload());
+    let config = idle_router(4).replace("sessions = 4\n", "sessions = 4\nshield-quota = 3\n");
+    let shunt = Shunt::start(
+        &dir,
+        &format!(
+            "{config}[[element.shield]]\nname = 'ours'\ningress-vnic = 'lan'\n\
+             protocol = 'udp'\nsource-port = 19\naction = 'drop'\n"
+        ),
+    );
+    let state = || model.assert(Kind::State, &shunt.control().get(STATE));
+    state();
+    let all = [
+        whole_shield(),
+        json!({ "name": "v6", "ttl": 5, "destination-prefix": "2001:db8::/32", "action": "punt" }),
+        json!({ "name": "wrong", "ttl": 5, "source-port": {"port": 1}, "action": "drop" }),
+        json!({ "name": "nowhere", "ttl": 5, "ingress-vnic": "dmz", "action": "drop" }),
+        json!({ "name": "ours", "ttl": 5, "action": "police", "police": {"packet-rate": 9} }),
+        json!({ "name": "one-too-many", "ttl": 5, "action": "drop" }),
+    ];
+    let answer = call(&shunt, &model, SHIELD, "shield", &shields(&all));
+    let said = |answer: &Value| -> Vec<String> {
+        let results = answer["shunt-offload:output"]["result"].as_array().unwrap();
+        let result = |result: &Value| result["result"].as_str().unwrap().to_owned();
+        results.iter().map(result).collect()
+    };
+    let expected = [
+        "installed",
+        "installed",
+        "invalid",
+        "invalid",
+        "installed",
+        "table-full",
+    ];
+    assert_eq!(said(&answer), expected);
+    state();
+
+    // What is reported of requests can be asked for again, and is the same.
+    let path = format!("{STATE}/element=router1/shields");
+    let told = shunt.control().get(&path)["shunt-offload:shields"]["shield"].take();
+    let told = told.as_array().unwrap();
+    assert_eq!(told.len(), 4);
+    assert_eq!(told[0]["origin"], "operator");
+    let again: Vec<Value> = told[1..]
+        .iter()
+        .cloned()
+        .map(|mut shield| {
+            let leaves = shield.as_object_mut().unwrap();
+            (leaves.remove("origin"), leaves.remove("status"));
+            shield
+        })
+        .collect();
+    let answer = call(&shunt, &model, SHIELD, "shield", &shields(&again));
+    assert_eq!(said(&answer), ["unchanged"; 3]);
+
+    let names = json!({ "shunt-offload:input": { "name": ["v6", "nowhere"] } });
+    let answer = call(&shunt, &model, UNSHIELD, "unshield", &names);
+    assert_eq!(said(&answer), ["removed", "absent"]);
+    let all = json!({ "shunt-offload:input": { "all": true } });
+    let answer = call(&shunt, &model, UNSHIELD, "unshield", &all);
+    assert_eq!(answer["shunt-offload:output"]["removed"], "2");
+    state();
+}
+
+/// The backend answers 400 to exactly those messages that libyang refuses.
+#[test]
+fn the_backend_and_libyang_agree_on_what_a_shield_is() {
+    let (dir, model) = (Dir::new(), Model::offload());
+    let shunt = Shunt::start(&dir, &idle_router(4));
+    let changes = [
+        ("/name", Value::Null),
+        ("/name", json!("two words")),
+        ("/ttl", Value::Null),
+        ("/ttl", json!(0)),
+        ("/ttl", json!(604_801)),
+        ("/priority", json!(65_535)),
+        ("/priority", json!(65_536)),
+        ("/priority", json!("5")),
+        ("/source-prefix", json!("10.0.0.1/8")),
+        ("/source-prefix", json!("10.0.0.0")),
+        ("/source-prefix", json!("10.0.0.0/33")),
+        ("/source-prefix", json!("2001:db8::/129")),
+        ("/source-prefix", json!("2001:db8::/32")),
+        ("/protocol", json!("tpc")),
+        ("/protocol", json!(6)),
+        ("/source-port", json!({})),
+        ("/source-port", json!({"port": 5})),
+        ("/source-port", json!({"operator": "lte", "port": 5})),
+        ("/source-port", json!({"operator": "lt", "port": 5})),
+        ("/source-port", json!({"operator": "eq"})),
+        ("/source-port", json!({"lower-port": 5})),
+        ("/source-port", json!({"lower-port": 5, "upper-port": 4})),
+        (
+            "/source-port",
+            json!({"lower-port": 5, "upper-port": 9, "port": 5}),
+        ),
+        ("/source-port", json!({"port": 65_536})),
+        ("/destination-port", json!({"name": "https"})),
+        ("/tcp-flags", json!("")),
+        ("/tcp-flags", json!("syn syn")),
+        ("/tcp-flags", json!("SYN")),
+        ("/tcp-flags", json!("fin ack")),
+        ("/tcp-flags-mask", Value::Null),
+        ("/action", Value::Null),
+        ("/action", json!("drop")),
+        ("/action", json!("divert")),
+        ("/police", Value::Null),
+        ("/police", json!({})),
+        ("/police", json!({"packet-rate": 5})),
+        ("/police", json!({"packet-rate": 0})),
+        ("/police", json!({"packet-rate": 100_000_001})),
+        ("/police", json!({"packet-rate": 5, "bit-rate": "5"})),
+        ("/police", json!({"bit-rate": 5})),
+        (
+            "/police",
+            json!({"bit-rate": "1000000000000", "burst": 4_294_967_295u32}),
+        ),
+        ("/police", json!({"bit-rate": "1000000000001"})),
+        ("/police", json!({"packet-rate": 5, "burst": 0})),
+        ("/colour", json!("red")),
+    ];
+    let mut refused = 0;
+    for (pointer, value) in changes {
+        let body = shields(&[changed_in(whole_shield(), pointer, &value)]);
+        let judged = model.check(Kind::Input("shield"), &body);
+        let answer = shunt.control().request("POST", SHIELD, Some(&body));
+        let agreed = match &judged {
+            Ok(()) => answer.status == 200,
+            Err(_) => answer.status == 400,
+        };
+        assert!(
+            agreed,
+            "{pointer} = {value}: libyang {judged:?}, the backend {answer:?}"
+        );
+        refused += usize::from(judged.is_err());
+    }
+    assert!(refused > 25, "only {refused} were refused at all");
+    let twice = shields(&[whole_shield(), whole_shield()]);
+    assert!(model.check(Kind::Input("shield"), &twice).is_err());
+    assert_eq!(
+        shunt.control().request("POST", SHIELD, Some(&twice)).status,
+        400
+    );
+}
+
 /// A change of one leaf of [`whole`], by JSON pointer; `Null` takes the leaf away.
 fn changed(pointer: &str, value: &Value) -> Value {
-    let mut session = whole();
+    changed_in(whole(), pointer, value)
+}
+
+fn changed_in(mut session: Value, pointer: &str, value: &Value) -> Value {
     let (parent, leaf) = pointer.rsplit_once('/').unwrap();
     let parent = session
         .pointer_mut(parent)
@@ -258,6 +425,12 @@ fn kind_of(body: &Value) -> Option<Kind> {
     if ["begin", "page", "end"].iter().any(|step| is(input, step)) {
         return Some(Kind::Input("sync"));
     }
+    if is(input, "shield") {
+        return Some(Kind::Input("shield"));
+    }
+    if is(input, "name") {
+        return Some(Kind::Input("unshield"));
+    }
     if is(input, "key") || is(input, "all") {
         return Some(Kind::Input("withdraw"));
     }
@@ -270,6 +443,9 @@ fn kind_of(body: &Value) -> Option<Kind> {
     }
     if is(output, "epoch") {
         return Some(Kind::Output("open-epoch"));
+    }
+    if output["result"][0]["name"].is_string() {
+        return Some(Kind::Output("shield"));
     }
     if is(output, "result") {
         // All words of `offload` are words of `sync`.

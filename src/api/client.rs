@@ -32,6 +32,7 @@ use super::offload::{OffloadInput, OffloadOutput};
 use super::path::{OPERATIONS, Resource, stream_path};
 use super::reload::ReloadOutput;
 use super::session::SessionKey;
+use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::sse::{self, Parser, TooLong};
 use super::state::{Ports, SessionReport, Sessions, Statistics, Summary};
 use super::sync::{SyncInput, SyncOutput};
@@ -230,6 +231,22 @@ impl Client {
     pub async fn statistics(&self, element: &str) -> Result<Statistics, ClientError> {
         let resource = Resource::Statistics(element.to_owned());
         self.read(&resource, "statistics").await
+    }
+
+    /// Asks for shields.
+    pub async fn shield(&self, input: ShieldInput) -> Result<ShieldOutput, ClientError> {
+        self.call("shield", input).await
+    }
+
+    /// Ends shields.
+    pub async fn unshield(&self, input: UnshieldInput) -> Result<UnshieldOutput, ClientError> {
+        self.call("unshield", input).await
+    }
+
+    /// The shields of `element`.
+    pub async fn shields(&self, element: &str) -> Result<Shields, ClientError> {
+        let resource = Resource::Shields(element.to_owned());
+        self.read(&resource, "shields").await
     }
 
     async fn call<I: Serialize, O: DeserializeOwned>(

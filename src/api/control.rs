@@ -17,6 +17,7 @@ use super::events::EventFeed;
 use super::offload::{OffloadInput, OffloadOutput};
 use super::reload::ReloadOutput;
 use super::session::SessionKey;
+use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::state::{Ports, SessionReport, Statistics, Summary};
 use super::sync::{SyncInput, SyncOutput};
 use super::withdraw::{WithdrawInput, WithdrawOutput};
@@ -85,4 +86,13 @@ pub trait Control: Send + Sync + 'static {
 
     /// The counters of `element`.
     fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics>;
+
+    /// Carries out `shield`; one result per shield, in order.
+    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput>;
+
+    /// Carries out `unshield`; one result per name, in order.
+    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput>;
+
+    /// The shields of `element`.
+    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields>;
 }

@@ -50,12 +50,14 @@ pub(crate) fn operations(names: &[&str]) -> Value {
     json!({ "ietf-restconf:operations": all })
 }
 
-/// The operations on sessions.
-pub(crate) const SESSION_OPERATIONS: &[&str] = &[
+/// The operations of elements.
+pub(crate) const ELEMENT_OPERATIONS: &[&str] = &[
     "shunt-offload:open-epoch",
     "shunt-offload:offload",
     "shunt-offload:withdraw",
     "shunt-offload:sync",
+    "shunt-offload:shield",
+    "shunt-offload:unshield",
 ];
 
 /// All operations of a backend.
@@ -65,6 +67,8 @@ pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
     "shunt-offload:withdraw",
     "shunt-offload:sync",
     "shunt-offload:reload",
+    "shunt-offload:shield",
+    "shunt-offload:unshield",
 ];
 
 /// How leaves at their default are told (RFC 6243).
@@ -144,6 +148,15 @@ pub(crate) const INVENTORY: Own = Own {
 
 /// Container `yang-library` of ietf-yang-library, with `own` in one datastore.
 pub(crate) fn yang_library(own: Own, datastore: &str) -> Value {
+    let mut imported = vec![
+        ietf("ietf-datastores", "2018-02-14"),
+        ietf("ietf-inet-types", "2013-07-15"),
+        ietf("ietf-yang-types", "2013-07-15"),
+    ];
+    if own.name == MODULE {
+        imported.push(ietf("ietf-ethertypes", "2019-03-04"));
+        imported.push(ietf("ietf-packet-fields", "2019-03-04"));
+    }
     json!({
         "module-set": [{
             "name": "all",
@@ -155,11 +168,7 @@ pub(crate) fn yang_library(own: Own, datastore: &str) -> Value {
                 ietf("ietf-restconf-monitoring", "2017-01-26"),
                 ietf("ietf-yang-library", LIBRARY_REVISION)
             ],
-            "import-only-module": [
-                ietf("ietf-datastores", "2018-02-14"),
-                ietf("ietf-inet-types", "2013-07-15"),
-                ietf("ietf-yang-types", "2013-07-15")
-            ]
+            "import-only-module": imported
         }],
         "schema": [{ "name": "all", "module-set": ["all"] }],
         "datastore": [{ "name": format!("ietf-datastores:{datastore}"), "schema": "all" }],

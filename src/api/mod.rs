@@ -32,6 +32,7 @@ pub mod reload;
 mod select;
 pub mod server;
 pub mod session;
+pub mod shield;
 pub mod socket;
 pub mod sse;
 pub mod state;
@@ -51,6 +52,7 @@ pub use offload::{ENTRIES_MAX, Fault, OffloadInput, OffloadOutput, OffloadResult
 pub(crate) use path::{no_resource, stream_of};
 pub use server::serve;
 pub use session::{Session, SessionKey};
+pub use shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 pub use socket::{ControlSocket, SocketError};
 pub use state::{Ports, SessionReport, Sessions, Statistics, Summary};
 pub use sync::{SyncInput, SyncOutput, SyncPage, SyncStatus, SyncStep};

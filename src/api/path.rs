@@ -56,6 +56,8 @@ pub(super) enum Resource {
     Ports(String),
     /// Container `statistics` of an element.
     Statistics(String),
+    /// Container `shields` of an element.
+    Shields(String),
 }
 
 impl Resource {
@@ -95,6 +97,7 @@ impl Resource {
             [_, "sessions"] => Ok(Self::Sessions(element)),
             [_, "ports"] => Ok(Self::Ports(element)),
             [_, "statistics"] => Ok(Self::Statistics(element)),
+            [_, "shields"] => Ok(Self::Shields(element)),
             [_, "sessions", step] => step
                 .strip_prefix("session=")
                 .and_then(decode)
@@ -123,6 +126,7 @@ impl Resource {
             ),
             Self::Ports(element) => of(element, "/ports"),
             Self::Statistics(element) => of(element, "/statistics"),
+            Self::Shields(element) => of(element, "/shields"),
         }
     }
 }
@@ -184,6 +188,7 @@ mod tests {
             Resource::Session("r,2".to_owned(), key),
             Resource::Ports("r".to_owned()),
             Resource::Statistics("r".to_owned()),
+            Resource::Shields("r".to_owned()),
         ] {
             let path = resource.path();
             let by_datastore = path.replace("/restconf/data", OPERATIONAL);

@@ -85,6 +85,10 @@ pub(super) async fn read(
             out.name("shunt-offload:statistics");
             out.value(&answer(control.statistics(&element)).await?, wanted)?;
         }
+        Resource::Shields(element) => {
+            out.name("shunt-offload:shields");
+            out.value(&answer(control.shields(&element)).await?, wanted)?;
+        }
     }
     out.close('}');
     stream::start(control, out.finish()).await
@@ -168,6 +172,10 @@ async fn element(
     if let Some(wanted) = wanted.child("statistics") {
         out.name("statistics");
         out.value(&answer(control.statistics(name)).await?, &wanted)?;
+    }
+    if let Some(wanted) = wanted.child("shields") {
+        out.name("shields");
+        out.value(&answer(control.shields(name)).await?, &wanted)?;
     }
     if let Some(wanted) = wanted.child("sessions") {
         out.name("sessions");

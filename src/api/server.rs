@@ -38,6 +38,7 @@ use super::offload::{ENTRIES_MAX, OffloadInput};
 use super::path::{self, Resource};
 use super::query::Query;
 use super::read;
+use super::shield::{ShieldInput, UnshieldInput};
 use super::sse;
 use super::sync::{self, SyncInput};
 use super::wire::{self, MEDIA_TYPE};
@@ -132,6 +133,14 @@ pub(crate) fn router(control: Arc<dyn Control>) -> Router {
         .route(
             "/restconf/operations/shunt-offload:reload",
             post(reload).options(call),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:shield",
+            post(shield).options(call),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:unshield",
+            post(unshield).options(call),
         )
         .route("/restconf/data", data())
         .route("/restconf/data/{*path}", data())
@@ -260,6 +269,34 @@ async fn events(
         return Ok(sse::carry(Body::empty()));
     }
     connection.stream(feed)
+}
+
+pub(crate) async fn shield(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: ShieldInput = read_body(&headers, body).await?;
+    check_count("shield", input.shield.len(), ENTRIES_MAX)?;
+    input.check()?;
+    let output = answer(control.shield(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+pub(crate) async fn unshield(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: UnshieldInput = read_body(&headers, body).await?;
+    check_count("name", input.name.len(), ENTRIES_MAX)?;
+    input.check()?;
+    let output = answer(control.unshield(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
 }
 
 /// It has no input, and so may come without a body (RFC 8040 section 4.4.2).

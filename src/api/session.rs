@@ -20,7 +20,7 @@ use crate::packet::key::protocol;
 /// A value outside its type.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct OutOfRange(String);
+pub struct OutOfRange(pub(super) String);
 
 macro_rules! ranged {
     ($(#[$meta:meta])* $name:ident($inner:ty), $range:expr, $what:literal) => {
@@ -72,6 +72,8 @@ macro_rules! ranged {
         }
     };
 }
+
+pub(super) use ranged;
 
 ranged! {
     /// A VLAN id, 1 to 4094, or 0 for untagged.

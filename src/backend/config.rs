@@ -24,12 +24,16 @@ mod error;
 mod memory;
 #[cfg(test)]
 mod shared_tests;
+mod shield;
+#[cfg(test)]
+mod shield_tests;
 #[cfg(test)]
 mod tests;
 mod values;
 
 pub use error::{ConfigError, Place, Problem};
 pub use memory::check_memory;
+pub use shield::ShieldConfig;
 
 /// Everything in the file.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -178,10 +182,22 @@ pub struct ElementConfig {
     pub source_prefixes: Option<Vec<Prefix>>,
     /// Addresses that translations may use.
     pub translation_prefixes: Option<Vec<Prefix>>,
+    /// The most shields that can be asked for, 0 to [`SHIELDS_MAX`].
+    #[serde(
+        default = "default_shield_quota",
+        deserialize_with = "values::within::<_, u32, 0, { SHIELDS_MAX as u64 }>"
+    )]
+    pub shield_quota: u32,
     /// Its vNICs, 1 to [`VNICS_MAX`].
     #[serde(default, rename = "vnic")]
     pub vnics: Vec<VnicConfig>,
+    /// Operators' shields, at most [`SHIELDS_MAX`].
+    #[serde(default, rename = "shield")]
+    pub shields: Vec<ShieldConfig>,
 }
+
+/// The most shields of an element that an operator configures, and the most asked for.
+pub const SHIELDS_MAX: usize = 4_096;
 
 /// The most vNICs of an element.
 pub const VNICS_MAX: usize = 256;
@@ -340,6 +356,10 @@ pub enum UplinkConfig {
 
 fn default_sessions() -> u32 {
     4_096
+}
+
+fn default_shield_quota() -> u32 {
+    1_024
 }
 
 fn default_queue_pairs() -> u16 {

@@ -16,6 +16,7 @@ use crate::api::error::ApiError;
 use crate::api::offload::{OffloadInput, OffloadOutput, OffloadResult};
 use crate::api::reload::ReloadOutput;
 use crate::api::session::SessionKey;
+use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{
     DeviceReport, ElementSummary, HandOverStatistics, Ports, SessionReport, Statistics, Summary,
     TableStatistics, Traffic, VnicReport, counts,
@@ -237,6 +238,18 @@ impl Control for Backend {
 
     fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics> {
         Box::pin(self.do_statistics(element))
+    }
+
+    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput> {
+        Box::pin(self.do_shield(input))
+    }
+
+    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
+        Box::pin(self.do_unshield(input))
+    }
+
+    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
+        Box::pin(self.do_shields(element))
     }
 }
 

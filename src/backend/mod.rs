@@ -13,6 +13,7 @@ mod open;
 mod plan;
 mod reload;
 mod running;
+mod shields;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -172,6 +173,7 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
                     }
                 }
             }
+            backend.look_after_shields().await;
         }
     };
     let (end, mut ending) = tokio::sync::watch::channel(false);

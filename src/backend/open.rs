@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use super::BackendError;
 use super::config::{
     Config, ElementConfig, HandOverConfig, SharedUplinkConfig, SocketMode, UplinkConfig, VnicConfig,
 };
+use super::shields;
 use crate::api::bounds::Bounds;
 use crate::api::convert::{VnicNames, to_request};
 use crate::api::offload::{OffloadResult, OffloadStatus};
@@ -20,8 +23,8 @@ use crate::datapath::keeper::{Books, Keeper, Preparation};
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
-    ElementShape, HandOverLimits, HashSeed, SessionRequest, Sessions, SessionsLimits, VnicShape,
-    flow_table,
+    ElementShape, HandOverLimits, HashSeed, SessionRequest, Sessions, SessionsLimits, ShieldBook,
+    VnicShape, flow_table, slots_of,
 };
 use crate::packet::{MacAddr, VnicId};
 use crate::port::shared::{self, Selector, SharedDevice};
@@ -50,6 +53,7 @@ pub(super) struct ElementInfo {
     pub(super) bounds: Option<Arc<Bounds>>,
     /// How many workers serve it.
     pub(super) lanes: usize,
+    pub(super) shields: Arc<Mutex<ShieldBook>>,
 }
 
 /// The names of an element's vNICs, by number.
@@ -223,16 +227,20 @@ pub(super) fn open_element(
         punt_rate: config.punt_rate,
     };
     let threads = |source| BackendError::Threads { source };
-    let (lanes, counters) = crew.lanes(readers).map_err(threads)?;
+    let (mut lanes, counters) = crew.lanes(readers).map_err(threads)?;
+    let names = Arc::new(Names::of(&infos));
+    let slots = slots_of(flows) as usize;
+    let shields = shields::open(config, slots, &mut lanes, &names);
     let info = ElementInfo {
         id,
         name: config.name.clone(),
         sessions_max: config.sessions,
-        names: Arc::new(Names::of(&infos)),
+        names,
         vnics: infos,
         counters,
         bounds: config.bounds().map(Arc::new),
         lanes: lanes.len(),
+        shields: Arc::new(Mutex::new(shields)),
     };
     Ok(OpenElement { lanes, book, info })
 }

@@ -8,7 +8,9 @@
 
 use crate::api::reload::{Action, Kind};
 
-use super::config::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, VnicConfig};
+use super::config::{
+    Config, ElementConfig, SharedUplinkConfig, ShieldConfig, UplinkConfig, VnicConfig,
+};
 
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,8 +31,17 @@ pub(super) enum Step {
         element: String,
         rate: Option<u32>,
     },
+    Shields(ShieldsOf),
     /// Other bounds of sessions: those of this element.
     Bounds(ElementConfig),
+}
+
+/// An element's shields in the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ShieldsOf {
+    pub(super) element: String,
+    pub(super) quota: u32,
+    pub(super) shields: Vec<ShieldConfig>,
 }
 
 /// A setting that is read once, when the process starts.
@@ -99,6 +110,13 @@ impl Plan {
                     rate: new.punt_rate,
                 });
             }
+            if (old.shield_quota, &old.shields) != (new.shield_quota, &new.shields) {
+                self.steps.push(Step::Shields(ShieldsOf {
+                    element: new.name.clone(),
+                    quota: new.shield_quota,
+                    shields: new.shields.clone(),
+                }));
+            }
             // Last: they name vNICs that come before.
             if old.bounds() != new.bounds() {
                 self.steps.push(Step::Bounds(new.clone()));
@@ -124,6 +142,7 @@ impl Step {
             Self::RemoveElement(_)
             | Self::AddElement(_)
             | Self::PuntRate { .. }
+            | Self::Shields(_)
             | Self::Bounds(_) => Kind::Element,
             Self::RemoveShared(_) | Self::AddShared(_) => Kind::SharedUplink,
         }
@@ -137,6 +156,7 @@ impl Step {
             Self::AddShared(shared) => shared.name.clone(),
             Self::AddElement(element) | Self::Bounds(element) => element.name.clone(),
             Self::PuntRate { element, .. } => element.clone(),
+            Self::Shields(of) => of.element.clone(),
         }
     }
 
@@ -144,7 +164,7 @@ impl Step {
         match self {
             Self::Unplug { .. } | Self::RemoveElement(_) | Self::RemoveShared(_) => Action::Remove,
             Self::Plug { .. } | Self::AddElement(_) | Self::AddShared(_) => Action::Add,
-            Self::PuntRate { .. } | Self::Bounds(_) => Action::Change,
+            Self::PuntRate { .. } | Self::Shields(_) | Self::Bounds(_) => Action::Change,
         }
     }
 
@@ -168,6 +188,12 @@ impl Step {
             Self::PuntRate { element, rate } => {
                 if let Some(element) = element_of(config, &element) {
                     element.punt_rate = rate;
+                }
+            }
+            Self::Shields(of) => {
+                if let Some(element) = element_of(config, &of.element) {
+                    element.shield_quota = of.quota;
+                    element.shields = of.shields;
                 }
             }
             Self::Bounds(wanted) => {

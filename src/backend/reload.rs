@@ -122,6 +122,7 @@ impl Applied {
                 backend.order_all(id, orders).await.map(drop)
             }
             Step::Bounds(wanted) => bound(backend, wanted).await,
+            Step::Shields(of) => backend.configure_shields(of).await,
         }
     }
 
@@ -189,19 +190,23 @@ async fn plug(
     let owner = backend.element(element)?;
     let (id, at) = (owner.id, owner.free_place());
     let (vnic, info) = open_vnic(element, config, shared).map_err(failed)?;
+    let with = owner.with(at, Some(Arc::new(info)));
+    // Before its first frame: shields may name it.
+    backend.shields_follow(&with).await?;
     let parts = vnic.split(owner.lanes).into_iter();
     let orders = parts.map(|part| move |lanes: &mut Lanes| lanes.plug(id, at, part));
     let plugged = backend.order_all(id, orders).await;
     if let Err(error) = plugged.and_then(all_watched) {
         let parts = take_out(backend, &owner, at).await;
-        let_go((parts, info)).await;
+        let_go((parts, with)).await;
+        backend.shields_follow(&owner).await?;
         return Err(error);
     }
     let shape = shape_of(config);
     backend
         .ask_book(id, move |book, _| book.plug(at, shape))
         .await?;
-    replace(backend, &owner, owner.with(at, Some(Arc::new(info))));
+    replace(backend, &owner, with);
     Ok(())
 }
 
@@ -216,7 +221,9 @@ async fn unplug(backend: &Backend, element: &str, vnic: &str) -> Result<(), ApiE
         .await?;
     settle(backend, id, at).await?;
     let gone = take_out(backend, &owner, at).await?;
-    replace(backend, &owner, owner.with(at, None));
+    let without = owner.with(at, None);
+    backend.shields_follow(&without).await?;
+    replace(backend, &owner, without);
     let_go((gone, owner)).await;
     Ok(())
 }

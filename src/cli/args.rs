@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::shield::ShieldCommand;
 use crate::api::session::{Directions, Dscp, HandOver, Mtu, Protocol, Seconds, SessionKey, Vlan};
 use crate::packet::MacAddr;
 
@@ -42,6 +43,12 @@ pub(super) enum Command {
         /// What to do with sessions
         #[command(subcommand)]
         command: Box<SessionCommand>,
+    },
+    /// Set, end or list shields: rules that drop, police or punt before sessions do
+    Shield {
+        /// What to do with shields
+        #[command(subcommand)]
+        command: Box<ShieldCommand>,
     },
     /// Have the backend read its configuration file again: what changed in it comes or goes,
     /// everything else goes on

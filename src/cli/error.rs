@@ -54,6 +54,12 @@ pub(super) enum CliError {
         /// Which.
         key: String,
     },
+    /// A shield that polices, without a rate.
+    #[error("a shield that polices needs --packet-rate or --bit-rate")]
+    WhichRate,
+    /// A rate for a shield that does not police.
+    #[error("--packet-rate, --bit-rate and --burst are for --action police")]
+    NoRate,
     /// stdout cannot be written.
     #[error("cannot write to stdout")]
     Output(#[source] io::Error),

@@ -12,6 +12,7 @@ mod error;
 mod input;
 mod reload;
 mod session;
+mod shield;
 mod show;
 mod table;
 
@@ -78,6 +79,7 @@ fn run(command: Command) -> Result<Ending, CliError> {
                 SessionCommand::Show(show) => show::sessions(&show.connect, show.key).await,
             }
         }),
+        Command::Shield { command } => talk(shield::run(*command)),
         Command::Reload(connect) => talk(reload::reload(&connect)),
         Command::Show { command } => talk(async {
             match command {

@@ -93,15 +93,24 @@ impl Batch {
         self,
         of_backend: impl IntoIterator<Item = R>,
     ) -> Result<Vec<R>, ApiError> {
-        let mut of_backend = of_backend.into_iter();
-        let all: Option<Vec<R>> = self
-            .results
-            .into_iter()
-            .map(|own| own.map(R::from).or_else(|| of_backend.next()))
-            .collect();
-        all.filter(|_| of_backend.next().is_none())
-            .ok_or_else(|| ApiError::failed("the backend's results are not those of its sessions"))
+        let own = self.results.into_iter().map(|own| own.map(R::from));
+        filled(own, of_backend)
     }
+}
+
+/// Own results, and between them those of the backend.
+///
+/// # Errors
+/// The backend's are not as many as places for them.
+pub(super) fn filled<R>(
+    own: impl IntoIterator<Item = Option<R>>,
+    of_backend: impl IntoIterator<Item = R>,
+) -> Result<Vec<R>, ApiError> {
+    let mut of_backend = of_backend.into_iter();
+    let own = own.into_iter();
+    let all: Option<Vec<R>> = own.map(|own| own.or_else(|| of_backend.next())).collect();
+    all.filter(|_| of_backend.next().is_none())
+        .ok_or_else(|| ApiError::failed("the backend's results are not those of its entries"))
 }
 
 /// What the log says of a refused entry.

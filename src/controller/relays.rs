@@ -23,7 +23,7 @@ use super::audit::Record;
 use super::inventory::ELEMENT;
 use super::view::{Shared, View};
 use crate::api::config::{self, Site, document_at};
-use crate::api::discovery::{MODULE_TEXT, OFFLOAD, SESSION_OPERATIONS};
+use crate::api::discovery::{ELEMENT_OPERATIONS, MODULE_TEXT, OFFLOAD};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::identity::{self, TokenError};
 use crate::api::inventory::MODULE;
@@ -43,7 +43,7 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
         shared,
         inventory: config::routes(inventory),
     };
-    let routes = server::told(OFFLOAD, MODULE_TEXT, SESSION_OPERATIONS)
+    let routes = server::told(OFFLOAD, MODULE_TEXT, ELEMENT_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:open-epoch",
             call("open-epoch", |view, uri, headers, body| {
@@ -66,6 +66,18 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
             "/restconf/operations/shunt-offload:sync",
             call("sync", |view, uri, headers, body| {
                 Box::pin(server::sync(State(view), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:shield",
+            call("shield", |view, uri, headers, body| {
+                Box::pin(server::shield(State(view), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:unshield",
+            call("unshield", |view, uri, headers, body| {
+                Box::pin(server::unshield(State(view), uri, headers, body))
             }),
         )
         .route("/restconf/streams/{*path}", get(events))

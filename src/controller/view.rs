@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::audit::{Audit, Record};
 use super::backends::Backends;
-use super::batch::{Batch, refused};
+use super::batch::{Batch, filled, refused};
 use super::feeds::Feeds;
 use super::meter::Meters;
 use super::registry::{Bar, HandBack, Placed, Registry};
@@ -28,6 +28,9 @@ use crate::api::identity::Identity;
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
 use crate::api::reload::ReloadOutput;
 use crate::api::session::{Session, SessionKey};
+use crate::api::shield::{
+    ShieldInput, ShieldOutput, ShieldResult, ShieldStatus, Shields, UnshieldInput, UnshieldOutput,
+};
 use crate::api::state::{Ports, SessionReport, Statistics, Summary};
 use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
@@ -301,6 +304,54 @@ impl View {
         Ok(output)
     }
 
+    /// Shields are asked for over the element's own vNICs only. Switches let them pass: they
+    /// only spare the element packets, and are no offload.
+    async fn do_shield(&self, input: ShieldInput) -> Result<ShieldOutput, ApiError> {
+        let element = self.meant(input.element.as_deref())?;
+        let bounds = self.placed.element.bounds();
+        let (mut allowed, mut results) = (Vec::new(), Vec::new());
+        for shield in input.shield {
+            let vnic = shield.ingress_vnic.as_deref();
+            match vnic.map(|name| bounds.own(name, "ingress-vnic")) {
+                Some(Err(fault)) => {
+                    let denied = ShieldStatus::AccessDenied;
+                    results.push(Some(ShieldResult::fault(shield.name, denied, fault)));
+                }
+                _ => {
+                    results.push(None);
+                    allowed.push(shield);
+                }
+            }
+        }
+        let mut output = ShieldOutput::default();
+        if !allowed.is_empty() {
+            let input = ShieldInput {
+                element,
+                shield: allowed,
+            };
+            output = self.backend().shield(input).await.map_err(of_backend)?;
+        }
+        output.result = filled(results, output.result)?;
+        let entries = output.result.iter();
+        let entries = entries.map(|one| (&one.name, one.result.name(), one.error.as_ref()));
+        self.shared.audit.log(self.record("shield", entries)).await;
+        Ok(output)
+    }
+
+    async fn do_unshield(&self, input: UnshieldInput) -> Result<UnshieldOutput, ApiError> {
+        let input = UnshieldInput {
+            element: self.meant(input.element.as_deref())?,
+            ..input
+        };
+        let output = self.backend().unshield(input).await.map_err(of_backend)?;
+        let record = Record {
+            results: [("removed", output.removed)].into(),
+            ..self.line("unshield")
+        };
+        self.shared.audit.log(record).await;
+        Ok(output)
+    }
+
     async fn do_summary(&self) -> Result<Summary, ApiError> {
         let mut summary = self.backend().summary().await.map_err(of_backend)?;
         summary.element.retain(|one| one.name == self.name());
@@ -396,9 +447,7 @@ impl Control for View {
 
     /// No element's business; there is no route to it.
     fn reload(&self) -> Answer<'_, ReloadOutput> {
-        let text = "the host's configuration is read again by who runs it: `shunt reload` there";
-        let refused = ApiError::application(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, text);
-        Box::pin(async { Err(refused) })
+        not_served("the host's configuration is read again by who runs it: `shunt reload` there")
     }
 
     fn sessions<'a>(
@@ -437,6 +486,27 @@ impl Control for View {
             self.backend().statistics(element).await.map_err(of_backend)
         })
     }
+
+    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput> {
+        Box::pin(self.do_shield(input))
+    }
+
+    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
+        Box::pin(self.do_unshield(input))
+    }
+
+    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
+        Box::pin(async move {
+            self.own(element)?;
+            self.backend().shields(element).await.map_err(of_backend)
+        })
+    }
+}
+
+/// What has no route for elements.
+fn not_served<'a, T: 'a>(message: &'static str) -> Answer<'a, T> {
+    let refused = ApiError::application(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, message);
+    Box::pin(async { Err(refused) })
 }
 
 /// What a backend's refusal, or its silence, is to an element.

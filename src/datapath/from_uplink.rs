@@ -19,20 +19,20 @@ pub(super) type Each<T> = ArrayVec<T, { Burst::FRAMES_MAX }>;
 
 /// What is decided for a frame of the burst.
 #[derive(Clone, Copy)]
-enum Fate<'p> {
+pub(super) enum Fate<'p> {
     Punt(PuntReason),
     Forward(FlowRef<'p>),
     /// Its flow is at home on that lane.
     HandOn(usize),
-    /// Nothing is left to be done: parked, or handed over already.
+    /// Nothing is left to be done: parked, handed over already, or lost.
     Settled,
 }
 
 /// A burst after step 1: what each frame is.
 #[derive(Default)]
-struct Sorted {
-    parsed: Each<Result<Parsed, PuntReason>>,
-    wire: Each<Wire>,
+pub(super) struct Sorted {
+    pub(super) parsed: Each<Result<Parsed, PuntReason>>,
+    pub(super) wire: Each<Wire>,
     /// Of those that have one.
     keys: Each<FlowKey>,
     /// The egress asked about last, and whether it can transmit.
@@ -60,23 +60,32 @@ impl Lane {
         let mut sorted = Sorted::default();
         sorted.sort(&bench.burst, VnicId(vnic as u16));
         self.pipe.counters.from_uplink.add_all(&sorted.wire);
-        self.see_through(&sorted, Ingoing { vnic, queue, now }, bench);
+        self.see_through(&sorted, Ingoing { vnic, queue, now }, bench, true);
         came + count
     }
 
-    /// Frames of the burst that another lane has received, and counted.
+    /// Frames of the burst that another lane has received, counted, and held against the shields.
     pub(super) fn see_others_through(&mut self, ingoing: Ingoing, bench: &mut Bench) {
         let mut sorted = Sorted::default();
         sorted.sort(&bench.burst, VnicId(ingoing.vnic as u16));
-        self.see_through(&sorted, ingoing, bench);
+        self.see_through(&sorted, ingoing, bench, false);
     }
 
     #[inline(always)]
-    fn see_through(&mut self, sorted: &Sorted, ingoing: Ingoing, bench: &mut Bench) {
+    fn see_through(
+        &mut self,
+        sorted: &Sorted,
+        ingoing: Ingoing,
+        bench: &mut Bench,
+        is_first: bool,
+    ) {
         let pin = self.table.pin();
         self.pipe.revisit(&pin, bench);
         let mut fates = look_up(&pin, sorted);
         let fates = &mut fates[..];
+        if is_first {
+            self.pipe.shield(fates, sorted, ingoing, &bench.burst);
+        }
         let mut waiting = 0u64;
         for index in 0..fates.len() {
             let fate = self.pipe.judge(&pin, fates, sorted, index, ingoing, bench);
@@ -172,6 +181,9 @@ impl Pipe {
         let frame = bench.burst.frame(index);
         let dst_mac = destination(frame.data);
         let Fate::Forward(flow) = fate else {
+            if let Fate::Settled = fate {
+                return fate;
+            }
             let own = dst_mac == self.vnics[ingoing.vnic].mac;
             return if own {
                 fate

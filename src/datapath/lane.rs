@@ -24,7 +24,7 @@ pub use super::vnic::Vnic;
 use crate::flow::hand_over::{HandOver, Release};
 use crate::flow::queue::Sender;
 use crate::flow::sessions::ElementSignals;
-use crate::flow::{FlowEvent, Moment, TableReader};
+use crate::flow::{FlowEvent, Moment, ShieldSet, TableReader};
 use crate::packet::Burst;
 use crate::port::{PollRegistry, Poller, Port};
 
@@ -104,6 +104,8 @@ pub(super) struct Pipe {
     pub(super) signals: Arc<ElementSignals>,
     pub(super) revisited: u32,
     pub(super) meter: PuntMeter,
+    /// The element's shields, if it has any.
+    pub(super) shields: Option<Arc<ShieldSet>>,
     /// What the burst at hand turned out to be.
     pub(super) mix: Mix,
     /// When an uplink that keeps frames is to be tried again.
@@ -164,6 +166,7 @@ impl Lane {
             signals,
             revisited: 0,
             meter: PuntMeter::new(PuntRate::new(punt_rate)),
+            shields: None,
             mix: Mix::default(),
             retry: None,
             due,
@@ -177,6 +180,11 @@ impl Lane {
             awake: true,
             next: Place::default(),
         }
+    }
+
+    /// From now on these are the element's shields; gives back those that were.
+    pub fn set_shields(&mut self, shields: Option<Arc<ShieldSet>>) -> Option<Arc<ShieldSet>> {
+        std::mem::replace(&mut self.pipe.shields, shields)
     }
 
     /// Registers all ports with a worker's poller under `token`.

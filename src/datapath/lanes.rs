@@ -15,6 +15,7 @@ use super::ElementId;
 use super::lane::{Lane, Vnic};
 use super::poller::EpollSet;
 use super::punt_meter::{PuntMeter, PuntRate};
+use crate::flow::ShieldSet;
 use crate::packet::VnicId;
 
 /// A worker's lanes.
@@ -82,6 +83,16 @@ impl Lanes {
         if let Some(lane) = place.and_then(|place| self.at(place)) {
             lane.pipe.meter = PuntMeter::new(rate);
         }
+    }
+
+    /// Gives an element's lane its shields. What it had, to be dropped where that may take time.
+    pub fn set_shields(
+        &mut self,
+        element: ElementId,
+        shields: Option<Arc<ShieldSet>>,
+    ) -> Option<Arc<ShieldSet>> {
+        let place = self.place_of(element)?;
+        self.at(place)?.set_shields(shields)
     }
 
     /// The lane at a place.

@@ -32,6 +32,7 @@ mod punt_meter;
 mod rhythm;
 mod rounds;
 mod schedule;
+mod shields;
 mod thread;
 mod vnic;
 pub mod worker;

@@ -14,10 +14,10 @@ use crate::flow::{Moment, TokenBucket};
 use crate::packet::ShareClass;
 
 /// A bucket holds what comes in this part of a second, but not less than a burst.
-const DEPTHS_A_SECOND: u32 = 20;
-const DEPTH_MIN: u32 = 64;
+const DEPTHS_A_SECOND: u64 = 20;
+const DEPTH_MIN: u64 = 64;
 /// The part of the rate that control traffic may take before all others.
-const RESERVED: u32 = 4;
+const RESERVED: u64 = 4;
 
 /// An element's punt meter on its worker.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ impl PuntRate {
 struct Rate {
     all: TokenBucket,
     reserve: TokenBucket,
-    depth: u32,
+    depth: u64,
 }
 
 impl PuntMeter {
@@ -114,6 +114,7 @@ fn squeeze(count: usize, asked: &impl Fn(usize) -> (ShareClass, u32)) -> u64 {
 
 impl Rate {
     fn new(rate: u32) -> Self {
+        let rate = u64::from(rate);
         let depth = (rate / DEPTHS_A_SECOND).max(DEPTH_MIN);
         Self {
             all: TokenBucket::new(rate, depth),
@@ -133,9 +134,9 @@ impl Rate {
             return false;
         }
         if reserved {
-            self.reserve.take(packets, now);
+            self.reserve.take(packets.into(), now);
         }
-        self.all.take(packets, now);
+        self.all.take(packets.into(), now);
         true
     }
 }

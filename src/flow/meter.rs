@@ -15,13 +15,16 @@ use super::Moment;
 /// by more than rounding; they last for nine years.
 const PARTS: u64 = 64;
 const SECOND: u64 = 1_000_000_000 * PARTS;
+/// The time of one token is kept with so many more binary places, so that rates of 10¹¹ are true
+/// to a millionth.
+const PLACES: u32 = 20;
 /// Times start here, so that a bucket can have been empty before the clock's zero.
 const ZERO: u64 = 1 << 62;
 
 /// A bucket of tokens that fills by itself.
 #[derive(Debug)]
 pub struct TokenBucket {
-    /// Time in which a token comes.
+    /// Time in which a token comes, with [`PLACES`].
     token: u64,
     /// Time in which it fills.
     depth: u64,
@@ -32,9 +35,9 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// A full bucket that takes in `rate` tokens a second and holds `depth`; together no more
     /// than a year's tokens, and at least one a second.
-    pub fn new(rate: u32, depth: u32) -> Self {
-        let token = SECOND / u64::from(rate.max(1));
-        let depth = token.saturating_mul(depth.into()).min(ZERO / 8);
+    pub fn new(rate: u64, depth: u64) -> Self {
+        let token = (SECOND << PLACES) / rate.max(1);
+        let depth = time_of(token, depth).min(ZERO / 8);
         Self {
             token,
             depth,
@@ -43,17 +46,17 @@ impl TokenBucket {
     }
 
     /// Whether more than `keep` tokens are there.
-    pub fn has_more_than(&self, keep: u32, now: Moment) -> bool {
+    pub fn has_more_than(&self, keep: u64, now: Moment) -> bool {
         let level = at(now)
             .saturating_sub(self.empty_at.load(Relaxed))
             .min(self.depth);
-        level > self.token.saturating_mul(keep.into())
+        level > time_of(self.token, keep)
     }
 
     /// Takes `count` tokens, there or not; the debt is at most one depth, or `count` if that
     /// is more.
-    pub fn take(&self, count: u32, now: Moment) {
-        let (now, taken) = (at(now), self.token.saturating_mul(count.into()));
+    pub fn take(&self, count: u64, now: Moment) {
+        let (now, taken) = (at(now), time_of(self.token, count));
         let after = |empty_at: u64| {
             let empty_at = empty_at
                 .max(now.saturating_sub(self.depth))
@@ -65,6 +68,12 @@ impl TokenBucket {
         // The closure always gives a value, so it is always stored.
         let _before = self.empty_at.fetch_update(Relaxed, Relaxed, after);
     }
+}
+
+/// The time in which `count` tokens come.
+fn time_of(token: u64, count: u64) -> u64 {
+    let time = (u128::from(token) * u128::from(count)) >> PLACES;
+    u64::try_from(time).unwrap_or(u64::MAX)
 }
 
 fn at(now: Moment) -> u64 {
@@ -109,9 +118,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_more_is_taken_than_rate_depth_and_one_overdraft(
-            rate in 1u32..2_000_000,
-            depth in 1u32..10_000,
-            steps in prop::collection::vec((0u64..10_000_000, 1u32..64), 1..400),
+            rate in prop_oneof![1u64..2_000_000, 1u64..100_000_000_000],
+            depth in 1u64..10_000,
+            steps in prop::collection::vec((0u64..10_000_000, 1u64..64), 1..400),
         ) {
             let bucket = TokenBucket::new(rate, depth);
             let (mut now, mut taken) = (Moment::default(), 0u64);
@@ -119,13 +128,13 @@ mod tests {
                 now = now + Duration::from_nanos(span);
                 if bucket.has_more_than(0, now) {
                     bucket.take(count, now);
-                    taken += u64::from(count);
+                    taken += count;
                 }
             }
             let come = u128::from(now.0) * u128::from(rate) / 1_000_000_000;
-            // Rounding: a sixty-fourth of a nanosecond a token.
-            let rounding = come / 8_000;
-            prop_assert!(u128::from(taken) <= come + rounding + u128::from(depth) + 64);
+            // Rounding: a sixty-fourth of a nanosecond each time, and the rate's to a millionth.
+            let rounding = come / 1_000_000 + u128::from(rate) * 400 / 64_000_000_000;
+            prop_assert!(u128::from(taken) <= come + rounding + u128::from(depth) + 65);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions: the flow table, ageing, hand-over from slow to fast path and back.
+//! Sessions: the flow table, ageing, hand-over from slow to fast path and back; shields.
 //!
 //! *Promises*: pure and driven by a clock passed in; one writer per table, any
 //! number of readers that never wait.
@@ -23,6 +23,7 @@ pub mod queue;
 pub mod request;
 pub mod route;
 pub mod sessions;
+pub mod shield;
 mod slab;
 pub mod spec;
 pub mod table;
@@ -47,7 +48,8 @@ pub use sessions::{
     ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
     book_memory_bytes,
 };
+pub use shield::{ShieldBook, ShieldSet};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};
 pub use table::{
-    Grace, InsertError, Pin, TableReader, TableWriter, flow_table, table_memory_bytes,
+    Grace, InsertError, Pin, TableReader, TableWriter, flow_table, slots_of, table_memory_bytes,
 };

@@ -89,6 +89,16 @@ const fn spare_slots(flows_max: u32) -> u32 {
     }
 }
 
+/// How many slots a table for `flows_max` flows has: [`FlowId`]s have a smaller index.
+pub const fn slots_of(flows_max: u32) -> u32 {
+    let flows_max = if flows_max < FLOWS_MAX {
+        flows_max
+    } else {
+        FLOWS_MAX
+    };
+    flows_max + spare_slots(flows_max)
+}
+
 /// The most flows a table can be made for: what its indexes can name.
 pub const FLOWS_MAX: u32 = buckets::SLOTS_MAX / 64 * 63;
 
@@ -96,7 +106,7 @@ pub const FLOWS_MAX: u32 = buckets::SLOTS_MAX / 64 * 63;
 /// are IPv6's; without its readers' 128 bytes each.
 pub fn table_memory_bytes(flows_max: u32) -> (u64, u64) {
     let flows_max = flows_max.min(FLOWS_MAX);
-    let (slots, wide) = slab::memory_bytes(flows_max + spare_slots(flows_max));
+    let (slots, wide) = slab::memory_bytes(slots_of(flows_max));
     (slots + 2 * Buckets::memory_bytes(flows_max), wide)
 }
 
@@ -109,8 +119,7 @@ pub fn flow_table(
     seed: HashSeed,
 ) -> (TableWriter, Vec<TableReader>) {
     let flows_max = flows_max.min(FLOWS_MAX);
-    let slots = flows_max + spare_slots(flows_max);
-    let slab = SlabWriter::new(slots, readers_max);
+    let slab = SlabWriter::new(slots_of(flows_max), readers_max);
     let shared = Arc::new(Shared {
         seed,
         slab: Arc::clone(slab.slab()),

@@ -108,7 +108,7 @@ pub(super) struct Outline {
 const STEPS_MAX: usize = 8;
 
 /// The EtherType behind all tags, and where its header begins.
-fn link(data: &[u8]) -> Option<(u16, usize)> {
+pub(super) fn link(data: &[u8]) -> Option<(u16, usize)> {
     let mut at = ETHERNET;
     for _ in 0..STEPS_MAX {
         let kind = u16::from_be_bytes(*data.get(at - 2..at)?.first_chunk()?);

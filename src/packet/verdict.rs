@@ -84,6 +84,7 @@ reasons! {
         Closing, "closing", Session, "the session is closing";
         EgressGone, "egress-gone", Session, "the egress uplink cannot take packets now";
         DrainBound, "drain-bound", Session, "parked too long or too much: handed to the guest in order";
+        Shield, "shield", Miss, "a shield hands it to the guest";
     }
 }
 
@@ -100,6 +101,8 @@ reasons! {
         NotOwn, "not-own", "on a shared uplink: a source MAC that is not the vNIC's, or a VLAN tag of the guest's making";
         Unsegmentable, "unsegmentable", "the frame must be segmented for its receiver but its headers do not allow it";
         ParkedLost, "parked-lost", "a parked frame that cannot be rewritten any more";
+        ShieldDrop, "shield-drop", "a shield drops it";
+        ShieldPolice, "shield-police", "more than a shield's rate";
     }
 }
 

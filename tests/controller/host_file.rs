@@ -94,9 +94,9 @@ fn a_lying_controller_is_refused_entry_by_entry_by_the_host_s_file() {
         "a",
         &[
             session("a", "own", Some("198.51.100.1")),
-            session("a", "b's address", Some("198.51.100.2")),
+            session("a", "address-of-b", Some("198.51.100.2")),
             session("a", "none", None),
-            session("b", "b's uplink", Some("198.51.100.1")),
+            session("b", "uplink-of-b", Some("198.51.100.1")),
             mac,
         ],
     );

@@ -37,6 +37,15 @@ fn changed(pointer: &str, value: Value) -> Value {
     session
 }
 
+/// A shield that drops everything, of one vNIC or all.
+fn shield(name: &str, vnic: Option<&str>) -> Value {
+    let mut shield = json!({ "name": name, "ttl": 60, "action": "drop" });
+    if let Some(vnic) = vnic {
+        shield["ingress-vnic"] = json!(vnic);
+    }
+    shield
+}
+
 /// Entries that are `b`'s: the leaf, a value, and why it is denied.
 fn entries_of_b() -> Vec<(&'static str, Value, &'static str)> {
     let (address, mac) = (json!("198.51.100.2"), json!("52:54:00:00:02:02"));
@@ -86,6 +95,15 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
     );
     assert_eq!(results(&vouched.await)[0].1, "vouched");
 
+    // A shield before B's vNIC, among one before its own.
+    let shields = [shield("own", Some("lan")), shield("other", Some("b-wan"))];
+    let shielded = call(&a, "shield", json!({ "shield": shields })).await;
+    let expected = [("installed", ""), ("access-denied", "unknown-vnic")];
+    assert_eq!(
+        results(&shielded),
+        expected.map(|(result, tag)| (result.to_owned(), tag.to_owned()))
+    );
+
     // B's session by its key: to `a` there is none.
     let withdrawn = call(&a, "withdraw", json!({ "key": ["of-b"] })).await;
     assert_eq!(results(&withdrawn)[0].0, "absent");
@@ -96,6 +114,8 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
         ("withdraw", json!({ "all": true })),
         ("withdraw", json!({ "key": ["of-b"] })),
         ("sync", json!({ "begin": [null] })),
+        ("shield", json!({ "shield": [shield("all", None)] })),
+        ("unshield", json!({ "all": true })),
     ] {
         leaves["element"] = json!("b");
         assert_eq!(call(&a, name, leaves).await.status, 404, "{name}");
@@ -177,6 +197,8 @@ async fn a_token_is_good_for_its_certificate_its_host_its_time_and_its_connectio
     let past = wall_clock() - Duration::from_secs(120);
     let unknown = world.relays.issue("r3", "relay.h3.example");
     let newest = u64::MAX;
+    let latest = world.with_token(0, newest, "GET", STATE, None);
+    assert_eq!(latest.status, 200);
     for (what, relay, token, expected) in [
         ("no token", one, String::new(), 401),
         ("no token at all", one, "nonsense".to_owned(), 401),
@@ -204,7 +226,12 @@ async fn a_token_is_good_for_its_certificate_its_host_its_time_and_its_connectio
             unknown.token("port1", newest),
             403,
         ),
-        ("of an older connection", one, one.token("port1", 0), 403),
+        (
+            "of an older connection",
+            one,
+            one.token("port1", newest - 1),
+            403,
+        ),
     ] {
         assert_eq!(status(relay, &token), expected, "{what}");
         assert_eq!(world.keys(), before, "{what}");

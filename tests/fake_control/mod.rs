@@ -9,6 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use shunt::api::reload::{Action, Change, Kind, ReloadOutput};
+use shunt::api::shield::{
+    ShieldInput, ShieldOutput, ShieldReport, ShieldResult, ShieldStatus, Shields, UnshieldInput,
+    UnshieldOutput, UnshieldResult, UnshieldStatus,
+};
 use shunt::api::state::{
     DeviceReport, ElementSummary, HandOverStatistics, Phase, Queue, SessionStatus, TableStatistics,
     Traffic, VnicReport, counts,
@@ -18,19 +22,32 @@ use shunt::api::{
     SessionKey, SessionPage, SessionReport, Statistics, Summary, VnicNames, WithdrawInput,
     WithdrawOutput, WithdrawResult, WithdrawStatus, from_request, serve, to_request,
 };
-use shunt::flow::{CloseCode, Outcome, SessionId, SessionRequest};
+use shunt::flow::shield::{Asked, ShieldBook};
+use shunt::flow::{CloseCode, Moment, Outcome, SessionId, SessionRequest};
 use shunt::packet::{DropReason, PuntReason, VnicId};
 use tokio::sync::{Mutex, oneshot};
 
 pub const ELEMENT: &str = "router1";
 pub const ROOM: usize = 1500;
+/// Room for shields.
+pub const SHIELDS: usize = 3;
 /// A counter that no double holds exactly.
 pub const LARGE: u64 = u64::MAX - 1;
 
-#[derive(Default)]
 pub struct Fake {
     sessions: Mutex<BTreeMap<String, SessionRequest>>,
     reloads: AtomicU32,
+    shields: Mutex<ShieldBook>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::default(),
+            reloads: AtomicU32::default(),
+            shields: Mutex::new(ShieldBook::new(1, 0, SHIELDS)),
+        }
+    }
 }
 
 struct Names;
@@ -235,6 +252,59 @@ impl Control for Fake {
                 table: TableStatistics::default(),
                 hand_over: HandOverStatistics::default(),
                 ..Statistics::default()
+            })
+        })
+    }
+
+    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput> {
+        Box::pin(async move {
+            check(input.element.as_deref().unwrap_or(ELEMENT))?;
+            let mut book = self.shields.lock().await;
+            let result = input.shield.into_iter().map(|asked| {
+                let ttl = Duration::from_secs(asked.ttl.map_or(0, |ttl| ttl.get().into()));
+                match asked.to_shield(&Names) {
+                    Ok(shield) => {
+                        let asked_for = Asked { shield, ttl };
+                        let outcome = book.install(asked_for, Moment::default());
+                        ShieldResult::new(asked.name, outcome)
+                    }
+                    Err(fault) => ShieldResult::fault(asked.name, ShieldStatus::Invalid, fault),
+                }
+            });
+            Ok(ShieldOutput {
+                result: result.collect(),
+            })
+        })
+    }
+
+    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
+        Box::pin(async move {
+            check(input.element.as_deref().unwrap_or(ELEMENT))?;
+            let mut book = self.shields.lock().await;
+            let mut output = UnshieldOutput::default();
+            if input.all {
+                output.removed = book.remove_all() as u64;
+            }
+            for name in input.name {
+                let result = match book.remove(name.as_str()) {
+                    true => UnshieldStatus::Removed,
+                    false => UnshieldStatus::Absent,
+                };
+                output.removed += u64::from(result == UnshieldStatus::Removed);
+                output.result.push(UnshieldResult { name, result });
+            }
+            Ok(output)
+        })
+    }
+
+    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
+        Box::pin(async move {
+            check(element)?;
+            let book = self.shields.lock().await;
+            let reports = book.iter(Moment::default());
+            let shield = reports.filter_map(|view| ShieldReport::new(&view, &Names));
+            Ok(Shields {
+                shield: shield.collect(),
             })
         })
     }

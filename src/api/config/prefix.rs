@@ -24,6 +24,20 @@ pub struct Prefix {
 pub struct InvalidPrefix(String);
 
 impl Prefix {
+    /// The prefix of the `length` first bits of `address`; `None` if it has fewer.
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (length <= most).then(|| Self {
+            address: masked(address, length),
+            length,
+        })
+    }
+
+    /// Its first address, and how many bits of that count.
+    pub fn parts(self) -> (IpAddr, u8) {
+        (self.address, self.length)
+    }
+
     /// Whether `address` lies in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4() && masked(address, self.length) == self.address
@@ -52,14 +66,10 @@ impl FromStr for Prefix {
         let read = || {
             let (address, length) = text.split_once('/')?;
             let address: IpAddr = address.parse().ok()?;
-            let most = if address.is_ipv4() { 32 } else { 128 };
             let is_plain = length.bytes().all(|byte| byte.is_ascii_digit())
                 && (length.len() == 1 || !length.starts_with('0'));
             let length: u8 = length.parse().ok().filter(|_| is_plain)?;
-            (length <= most).then(|| Self {
-                address: masked(address, length),
-                length,
-            })
+            Self::new(address, length)
         };
         read().ok_or_else(|| InvalidPrefix(text.chars().take(64).collect()))
     }

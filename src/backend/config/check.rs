@@ -9,7 +9,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::error::{Problem, Step};
-use super::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, VNICS_MAX, VnicConfig};
+use super::{
+    Config, ElementConfig, SHIELDS_MAX, SharedUplinkConfig, ShieldConfig, UplinkConfig, VNICS_MAX,
+    VnicConfig,
+};
 use crate::packet::{MacAddr, VlanId};
 use crate::port::{tap, xdp};
 
@@ -64,12 +67,13 @@ impl<'a> Used<'a> {
             let element = name.clone();
             return Some((at.to_vec(), Problem::TooManyVnics { element, count }));
         }
-        element.vnics.iter().enumerate().find_map(|(index, vnic)| {
+        let vnics = element.vnics.iter().enumerate().find_map(|(index, vnic)| {
             let mut at = at.to_vec();
             at.extend([Step::Key("vnic"), Step::Index(index)]);
             let earlier = element.vnics.get(..index).unwrap_or_default();
             within_element(name, vnic, earlier, &at).or_else(|| self.vnic(name, vnic, &at))
-        })
+        });
+        vnics.or_else(|| shields(element, at))
     }
 
     fn vnic(&mut self, element: &str, vnic: &'a VnicConfig, at: &[Step]) -> Option<Found> {
@@ -198,6 +202,35 @@ impl<'a> Used<'a> {
         };
         Some(Problem::DuplicateInterface { what, name, other })
     }
+}
+
+/// What must hold between an element's shields and vNICs.
+fn shields(element: &ElementConfig, at: &[Step]) -> Option<Found> {
+    let count = element.shields.len();
+    if count > SHIELDS_MAX {
+        let element = element.name.clone();
+        return Some((at.to_vec(), Problem::TooManyShields { element, count }));
+    }
+    let mut names = HashSet::new();
+    let mut shields = element.shields.iter().enumerate();
+    shields.find_map(|(index, ShieldConfig(shield))| {
+        let mut at = at.to_vec();
+        at.extend([Step::Key("shield"), Step::Index(index)]);
+        let name = element.name.clone();
+        if !names.insert(&shield.name) {
+            let (element, shield) = (name, shield.name.clone());
+            return found(&at, "name", Problem::DuplicateShield { element, shield });
+        }
+        let vnic = shield.vnic.clone()?;
+        let is_there = element.vnics.iter().any(|other| other.name == vnic);
+        let element = name;
+        (!is_there).then(|| {
+            (
+                below(&at, "ingress-vnic"),
+                Problem::ShieldVnic { element, vnic },
+            )
+        })
+    })
 }
 
 /// What a vNIC may not share with those before it in its element.

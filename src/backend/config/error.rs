@@ -140,6 +140,30 @@ pub enum Problem {
         /// Who uses it.
         other: String,
     },
+    /// Two shields of one name.
+    #[error("element `{element}` has another shield `{shield}`: give each a name of its own")]
+    DuplicateShield {
+        /// The element.
+        element: String,
+        /// The name used twice.
+        shield: String,
+    },
+    /// A shield for a vNIC that is not in the file.
+    #[error("element `{element}` has no vNIC `{vnic}`: add it, or name one that there is")]
+    ShieldVnic {
+        /// The element.
+        element: String,
+        /// The vNIC named.
+        vnic: String,
+    },
+    /// More shields than an element may have.
+    #[error("element `{element}` has {count} shields: {max} are the most", max = super::SHIELDS_MAX)]
+    TooManyShields {
+        /// The element.
+        element: String,
+        /// How many it has.
+        count: usize,
+    },
     /// Two shared uplinks of one name.
     #[error("there is another shared uplink `{0}`: give each a name of its own")]
     DuplicateShared(String),

@@ -8,5 +8,6 @@ mod fairness;
 mod forward;
 mod hand_over;
 mod held_up;
+mod shields;
 mod waiting;
 mod world;
