@@ -183,6 +183,8 @@ enum State {
 struct Connection {
     sender: SendRequest<Body>,
     made_with: Option<Arc<ClientConfig>>,
+    /// Tells it from others.
+    identity: Arc<()>,
 }
 
 impl Link {
@@ -200,19 +202,20 @@ impl Link {
     /// # Errors
     /// See [`LinkError`]; all but [`LinkError::Broken`] mean that it was not sent.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, LinkError> {
-        let mut request = self.addressed(request);
-        for is_last in [false, true] {
-            let mut sender = self.connection().await?.sender;
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response),
-                Err(mut error) => match error.take_message() {
-                    // The connection had ended: its backend restarted, or gives it a time.
-                    Some(unsent) if !is_last => request = unsent,
-                    _ => return Err(self.broken(error.into_error())),
-                },
-            }
-        }
-        Err(LinkError::Away(self.address.clone()))
+        let mut connection = self.connection().await?;
+        let sent = connection.sender.try_send_request(self.addressed(request));
+        let mut error = match sent.await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        // The connection had ended: its backend restarted, or gives it a time.
+        let Some(unsent) = error.take_message() else {
+            return Err(self.broken(error.into_error()));
+        };
+        self.forget(&connection).await;
+        let mut sender = self.connection().await?.sender;
+        let sent = sender.send_request(unsent).await;
+        sent.map_err(|error| self.broken(error))
     }
 
     /// Sends one over a connection of its own: for streams, which would take the places of
@@ -285,6 +288,16 @@ impl Link {
         }
     }
 
+    /// Makes the next request's connection another one.
+    async fn forget(&self, ended: &Connection) {
+        let mut state = self.state.lock().await;
+        if let State::Connected(present) = &*state
+            && Arc::ptr_eq(&present.identity, &ended.identity)
+        {
+            *state = State::Idle;
+        }
+    }
+
     fn current_credentials(&self) -> Option<Arc<ClientConfig>> {
         match (&self.address, &self.credentials) {
             (Address::Https { .. }, Some(current)) => Some(current.borrow().clone()),
@@ -329,7 +342,11 @@ impl Link {
             }
         };
         let sender = sender.map_err(|error| self.broken(error))?;
-        Ok(Connection { sender, made_with })
+        Ok(Connection {
+            sender,
+            made_with,
+            identity: Arc::new(()),
+        })
     }
 }
 

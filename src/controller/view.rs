@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::audit::{Audit, Record};
 use super::backends::Backends;
-use super::batch::{Batch, filled, refused};
+use super::batch::{Batch, refused};
 use super::feeds::Feeds;
 use super::meter::Meters;
 use super::registry::{Bar, HandBack, Placed, Registry};
@@ -28,13 +28,13 @@ use crate::api::identity::Identity;
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
 use crate::api::reload::ReloadOutput;
 use crate::api::session::{Session, SessionKey};
-use crate::api::shield::{
-    ShieldInput, ShieldOutput, ShieldResult, ShieldStatus, Shields, UnshieldInput, UnshieldOutput,
-};
+use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{Ports, SessionReport, Statistics, Summary};
 use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
 use crate::api::{Client, ClientError, no_resource, server, sse, stream_of};
+
+mod shields;
 
 /// Most sessions that are listed at once: a list is held in memory here.
 const LISTED_MAX: u32 = 65_536;
@@ -299,54 +299,6 @@ impl View {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             ..self.line("withdraw")
-        };
-        self.shared.audit.log(record).await;
-        Ok(output)
-    }
-
-    /// Shields are asked for over the element's own vNICs only. Switches let them pass: they
-    /// only spare the element packets, and are no offload.
-    async fn do_shield(&self, input: ShieldInput) -> Result<ShieldOutput, ApiError> {
-        let element = self.meant(input.element.as_deref())?;
-        let bounds = self.placed.element.bounds();
-        let (mut allowed, mut results) = (Vec::new(), Vec::new());
-        for shield in input.shield {
-            let vnic = shield.ingress_vnic.as_deref();
-            match vnic.map(|name| bounds.own(name, "ingress-vnic")) {
-                Some(Err(fault)) => {
-                    let denied = ShieldStatus::AccessDenied;
-                    results.push(Some(ShieldResult::fault(shield.name, denied, fault)));
-                }
-                _ => {
-                    results.push(None);
-                    allowed.push(shield);
-                }
-            }
-        }
-        let mut output = ShieldOutput::default();
-        if !allowed.is_empty() {
-            let input = ShieldInput {
-                element,
-                shield: allowed,
-            };
-            output = self.backend().shield(input).await.map_err(of_backend)?;
-        }
-        output.result = filled(results, output.result)?;
-        let entries = output.result.iter();
-        let entries = entries.map(|one| (&one.name, one.result.name(), one.error.as_ref()));
-        self.shared.audit.log(self.record("shield", entries)).await;
-        Ok(output)
-    }
-
-    async fn do_unshield(&self, input: UnshieldInput) -> Result<UnshieldOutput, ApiError> {
-        let input = UnshieldInput {
-            element: self.meant(input.element.as_deref())?,
-            ..input
-        };
-        let output = self.backend().unshield(input).await.map_err(of_backend)?;
-        let record = Record {
-            results: [("removed", output.removed)].into(),
-            ..self.line("unshield")
         };
         self.shared.audit.log(record).await;
         Ok(output)

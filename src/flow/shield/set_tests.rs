@@ -517,7 +517,7 @@ fn a_shield_whose_vnic_is_away_matches_nothing() {
     book.install(asked, Moment(0));
     assert!(book.compile(|_| None).is_none());
     let set = book.compile(number_of).unwrap();
-    let of = |vnic| FlowKey::from_words([vnic << 48, 0, 0, 0, 0, 0]);
+    let of = |vnic: u64| FlowKey::from_words([vnic << 48, 0, 0, 0, 0, 0]);
     assert!(set.of_key(&of(1), 0).is_some() && set.of_key(&of(0), 0).is_none());
 }
 
