@@ -410,34 +410,59 @@ fn examples() -> Vec<(Kind, Value)> {
         .filter_map(|rest| {
             let block = rest.split("```").next().unwrap();
             let body: Value = serde_json::from_str(block).unwrap();
-            let input = &body["shunt-offload:input"];
-            let kind = if input["session"].is_array() {
-                Kind::Input("offload")
-            } else if input["shield"].is_array() {
-                Kind::Input("shield")
-            } else if input["name"].is_array() {
-                Kind::Input("unshield")
-            } else if input.is_object() {
-                Kind::Input("withdraw")
-            } else if body["shunt-offload:output"]["change"].is_array() {
-                Kind::Output("reload")
-            } else if body["shunt-offload:output"]["result"][0]["name"].is_string() {
-                Kind::Output("shield")
-            } else if body["shunt-offload:output"].is_object() {
-                Kind::Output("offload")
-            } else {
-                return None;
-            };
-            Some((kind, body))
+            Some((kind_of(&body)?, body))
         })
         .collect()
+}
+
+/// What a body is, by what it has; none of those that are no message of the module.
+fn kind_of(body: &Value) -> Option<Kind> {
+    let is = |part: &Value, leaf: &str| part.get(leaf).is_some();
+    let input = &body["shunt-offload:input"];
+    if is(input, "session") {
+        return Some(Kind::Input("offload"));
+    }
+    if ["begin", "page", "end"].iter().any(|step| is(input, step)) {
+        return Some(Kind::Input("sync"));
+    }
+    if is(input, "shield") {
+        return Some(Kind::Input("shield"));
+    }
+    if is(input, "name") {
+        return Some(Kind::Input("unshield"));
+    }
+    if is(input, "key") || is(input, "all") {
+        return Some(Kind::Input("withdraw"));
+    }
+    if is(input, "fence") {
+        return Some(Kind::Input("open-epoch"));
+    }
+    let output = &body["shunt-offload:output"];
+    if is(output, "change") {
+        return Some(Kind::Output("reload"));
+    }
+    if is(output, "epoch") {
+        return Some(Kind::Output("open-epoch"));
+    }
+    if output["result"][0]["name"].is_string() {
+        return Some(Kind::Output("shield"));
+    }
+    if is(output, "result") {
+        // All words of `offload` are words of `sync`.
+        return Some(Kind::Output("sync"));
+    }
+    if is(output, "sync") || is(output, "swept") {
+        return Some(Kind::Output("sync"));
+    }
+    body.get("ietf-restconf:notification")
+        .map(|_| Kind::Notification)
 }
 
 #[test]
 fn the_examples_of_the_documentation_are_of_the_model() {
     let model = Model::offload();
     let examples = examples();
-    assert!(examples.len() >= 4, "{examples:?}");
+    assert!(examples.len() >= 13, "{examples:?}");
     for (kind, body) in examples {
         model.assert(kind, &body);
     }

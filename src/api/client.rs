@@ -1,37 +1,49 @@
-//! The client of the control socket, for the command line and for tests.
+//! The client of a backend, for the command line, the controller and tests.
 //!
-//! *Promises*: one connection a request; an answer is whole or an error; waiting is
-//! bounded by [`WAIT_MAX`] without progress.
+//! *Promises*: one connection a request, or all requests on a [`Link`]; an answer is whole or
+//! an error; waiting is bounded by [`WAIT_MAX`] without progress.
 //! *Refuses*: answers that are not of the model.
 //! *Caller's duty*: run inside a tokio runtime with I/O and time enabled. A request
 //! without an answer may have been carried out.
-//! *Standard*: RFC 8040, RFC 9112.
+//! *Standard*: RFC 8040, RFC 9112, RFC 9113.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::epoch::{OpenEpochInput, OpenEpochOutput};
 use super::error::{ErrorBody, ErrorEntry};
+use super::events::RawEvent;
+use super::link::{Link, LinkError};
 use super::offload::{OffloadInput, OffloadOutput};
-use super::path::{OPERATIONS, Resource};
+use super::path::{OPERATIONS, Resource, stream_path};
 use super::reload::ReloadOutput;
 use super::session::SessionKey;
 use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
+use super::sse::{self, Parser, TooLong};
 use super::state::{Ports, SessionReport, Sessions, Statistics, Summary};
+use super::sync::{SyncInput, SyncOutput};
 use super::wire::{Input, MEDIA_TYPE, Output};
 use super::withdraw::{WithdrawInput, WithdrawOutput};
 
 /// Longest wait for the backend to move on.
 pub const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Longest silence of a stream of events: it tells that it lives far more often.
+const SILENCE_MAX: Duration = Duration::from_secs(4 * sse::KEEP_ALIVE.as_secs());
 
 /// Why there is no answer, or not the one asked for.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +68,15 @@ pub enum ClientError {
     /// The exchange broke.
     #[error("the exchange with the backend broke; the request may have been carried out")]
     Broken(#[from] hyper::Error),
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// Nothing came for too long.
-    #[error("the backend took longer than {} s; the request may have been carried out", WAIT_MAX.as_secs())]
-    Timeout,
+    #[error("the backend took longer than {} s; the request may have been carried out", .0.as_secs())]
+    Timeout(Duration),
+    /// A stream's event has no end.
+    #[error("the stream of events is broken")]
+    Stream(#[from] TooLong),
     /// It said no.
     #[error("{}", describe(errors, *status))]
     Refused {
@@ -90,18 +108,67 @@ fn describe(errors: &[ErrorEntry], status: StatusCode) -> String {
     }
 }
 
-/// A client of the backend behind one socket.
+/// A client of one backend.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    way: Way,
+}
+
+/// How it is reached.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Its socket, by a connection for each request.
+    Socket(PathBuf),
+    Link(Arc<Link>),
 }
 
 impl Client {
     /// A client of `socket`. Nothing is opened yet.
     pub fn new(socket: &Path) -> Self {
         Self {
-            socket: socket.to_owned(),
+            way: Way::Socket(socket.to_owned()),
         }
+    }
+
+    /// A client over `link`.
+    pub fn over(link: Arc<Link>) -> Self {
+        Self {
+            way: Way::Link(link),
+        }
+    }
+
+    /// Begins an epoch: the element's sessions are withdrawn.
+    pub async fn open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ClientError> {
+        self.call("open-epoch", input).await
+    }
+
+    /// A step of a sync.
+    pub async fn sync(&self, input: SyncInput) -> Result<SyncOutput, ClientError> {
+        self.call("sync", input).await
+    }
+
+    /// The notifications of `element` from now on.
+    pub async fn events(&self, element: &str) -> Result<EventStream, ClientError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(stream_path(element))
+            .header(header::ACCEPT, sse::MEDIA_TYPE)
+            .body(Body::empty())?;
+        let answer = match &self.way {
+            Way::Socket(_) => self.send(request).await?,
+            Way::Link(link) => {
+                let sent = async { Ok(link.send_apart(request).await?) };
+                Open::new(within(WAIT_MAX, sent).await?, None)
+            }
+        };
+        if !answer.status.is_success() {
+            return Err(answer.refusal().await);
+        }
+        Ok(EventStream {
+            answer,
+            parser: Parser::default(),
+            found: VecDeque::new(),
+        })
     }
 
     /// Offers sessions.
@@ -224,56 +291,141 @@ impl Client {
 
     /// Sends one request and takes its whole answer.
     async fn exchange(&self, mut request: Request<Body>) -> Result<Bytes, ClientError> {
-        let headers = request.headers_mut();
-        headers.insert(header::HOST, axum::http::HeaderValue::from_static("shunt"));
-        headers.insert(
-            header::ACCEPT,
-            axum::http::HeaderValue::from_static(MEDIA_TYPE),
-        );
-        let stream = within(self.connect()).await?;
+        let accept = axum::http::HeaderValue::from_static(MEDIA_TYPE);
+        request.headers_mut().insert(header::ACCEPT, accept);
+        let mut answer = self.send(request).await?;
+        if answer.status.is_success() {
+            answer.whole().await
+        } else {
+            Err(answer.refusal().await)
+        }
+    }
+
+    /// Sends one request and takes the head of its answer.
+    async fn send(&self, mut request: Request<Body>) -> Result<Open, ClientError> {
+        let socket = match &self.way {
+            Way::Socket(socket) => socket,
+            Way::Link(link) => {
+                let sent = async { Ok(link.send(request).await?) };
+                return Ok(Open::new(within(WAIT_MAX, sent).await?, None));
+            }
+        };
+        let host = axum::http::HeaderValue::from_static("shunt");
+        request.headers_mut().insert(header::HOST, host);
+        let stream = within(WAIT_MAX, connect(socket)).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the exchange; what breaks it is told to the sender too.
-        let carrier = tokio::spawn(connection);
-        let result: Result<_, ClientError> = async {
-            let response = within(async { Ok(sender.send_request(request).await?) }).await?;
-            let status = response.status();
-            let mut body = response.into_body();
-            let mut answer = Vec::new();
-            while let Some(frame) = within(async { Ok(body.frame().await.transpose()?) }).await? {
-                if let Ok(data) = frame.into_data() {
-                    answer.extend_from_slice(&data);
-                }
-            }
-            Ok((status, answer))
-        }
-        .await;
-        carrier.abort();
-        let (status, answer) = result?;
-        if status.is_success() {
-            return Ok(answer.into());
-        }
-        let errors = serde_json::from_slice(&answer)
-            .map(|body: ErrorBody| body.errors.error)
-            .unwrap_or_default();
-        Err(ClientError::Refused { status, errors })
-    }
-
-    async fn connect(&self) -> Result<UnixStream, ClientError> {
-        UnixStream::connect(&self.socket).await.map_err(|source| {
-            let path = self.socket.clone();
-            match source.kind() {
-                io::ErrorKind::NotFound => ClientError::NoSocket(path),
-                io::ErrorKind::ConnectionRefused => ClientError::Dead(path),
-                io::ErrorKind::PermissionDenied => ClientError::Denied(path),
-                _ => ClientError::Connect { path, source },
-            }
-        })
+        let carrier = Carrier(tokio::spawn(connection));
+        let response = within(WAIT_MAX, async { Ok(sender.send_request(request).await?) }).await?;
+        Ok(Open::new(response, Some(carrier)))
     }
 }
 
-async fn within<T>(step: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-    timeout(WAIT_MAX, step)
+async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(socket).await.map_err(|source| {
+        let path = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => ClientError::NoSocket(path),
+            io::ErrorKind::ConnectionRefused => ClientError::Dead(path),
+            io::ErrorKind::PermissionDenied => ClientError::Denied(path),
+            _ => ClientError::Connect { path, source },
+        }
+    })
+}
+
+/// What carries a connection's bytes; ends when dropped.
+struct Carrier<T>(JoinHandle<T>);
+
+impl<T> Drop for Carrier<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An answer whose body comes yet.
+struct Open {
+    status: StatusCode,
+    body: Incoming,
+    /// Of a connection of its own.
+    _carrier: Option<Carrier<hyper::Result<()>>>,
+}
+
+impl Open {
+    fn new(response: Response<Incoming>, carrier: Option<Carrier<hyper::Result<()>>>) -> Self {
+        Self {
+            status: response.status(),
+            body: response.into_body(),
+            _carrier: carrier,
+        }
+    }
+
+    /// The next bytes, and `None` after the last ones.
+    async fn next(&mut self, wait: Duration) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = within(wait, async { Ok(self.body.frame().await.transpose()?) }).await?;
+            match frame.map(hyper::body::Frame::into_data) {
+                Some(Ok(data)) => return Ok(Some(data)),
+                // Trailers, of which there are none.
+                Some(Err(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn whole(&mut self) -> Result<Bytes, ClientError> {
+        let mut answer = Vec::new();
+        while let Some(data) = self.next(WAIT_MAX).await? {
+            answer.extend_from_slice(&data);
+        }
+        Ok(answer.into())
+    }
+
+    async fn refusal(mut self) -> ClientError {
+        let answer = match self.whole().await {
+            Ok(answer) => answer,
+            Err(error) => return error,
+        };
+        let errors = serde_json::from_slice(&answer)
+            .map(|body: ErrorBody| body.errors.error)
+            .unwrap_or_default();
+        ClientError::Refused {
+            status: self.status,
+            errors,
+        }
+    }
+}
+
+/// Notifications as they come.
+pub struct EventStream {
+    answer: Open,
+    parser: Parser,
+    found: VecDeque<RawEvent>,
+}
+
+impl EventStream {
+    /// The next one; `None` when the backend has ended the stream.
+    ///
+    /// # Errors
+    /// The stream broke, or nothing came for longer than a stream that lives is silent.
+    pub async fn next(&mut self) -> Result<Option<RawEvent>, ClientError> {
+        loop {
+            if let Some(event) = self.found.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some(bytes) = self.answer.next(SILENCE_MAX).await? else {
+                return Ok(None);
+            };
+            self.found.extend(self.parser.take(&bytes)?);
+        }
+    }
+}
+
+async fn within<T>(
+    wait: Duration,
+    step: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    timeout(wait, step)
         .await
-        .unwrap_or(Err(ClientError::Timeout))
+        .unwrap_or(Err(ClientError::Timeout(wait)))
 }

@@ -11,12 +11,15 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use super::epoch::{OpenEpochInput, OpenEpochOutput};
 use super::error::ApiError;
+use super::events::EventFeed;
 use super::offload::{OffloadInput, OffloadOutput};
 use super::reload::ReloadOutput;
 use super::session::SessionKey;
 use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::state::{Ports, SessionReport, Statistics, Summary};
+use super::sync::{SyncInput, SyncOutput};
 use super::withdraw::{WithdrawInput, WithdrawOutput};
 
 /// A future answer of a [`Control`].
@@ -33,6 +36,22 @@ pub struct SessionPage {
 
 /// A backend, as the server sees it.
 pub trait Control: Send + Sync + 'static {
+    /// Carries out `open-epoch`.
+    fn open_epoch(&self, _input: OpenEpochInput) -> Answer<'_, OpenEpochOutput> {
+        Box::pin(async { Err(ApiError::not_offered()) })
+    }
+
+    /// Carries out `sync`; to a page one result per key and session, in order.
+    fn sync(&self, _input: SyncInput) -> Answer<'_, SyncOutput> {
+        Box::pin(async { Err(ApiError::not_offered()) })
+    }
+
+    /// The notifications of `element` from now on. A reader that does not take them loses some,
+    /// and is told so among them.
+    fn events<'a>(&'a self, _element: &'a str) -> Answer<'a, EventFeed> {
+        Box::pin(async { Err(ApiError::not_offered()) })
+    }
+
     /// What there is, in short.
     fn summary(&self) -> Answer<'_, Summary>;
 

@@ -8,14 +8,16 @@
 
 use serde_json::{Map, Value, json};
 
+use super::path;
+
 /// The module of what is served here, as it stands in the documentation.
 pub(crate) const MODULE_TEXT: &str = include_str!("../../docs/yang/shunt-offload.yang");
 /// Its name.
 pub(crate) const MODULE: &str = "shunt-offload";
 /// Its revision.
-pub(crate) const REVISION: &str = "2026-11-23";
+pub(crate) const REVISION: &str = "2026-11-24";
 /// Where it is read.
-pub(crate) const MODULE_PATH: &str = "/restconf/yang/shunt-offload@2026-11-23.yang";
+pub(crate) const MODULE_PATH: &str = "/restconf/yang/shunt-offload@2026-11-24.yang";
 
 /// Revision of the YANG library's module.
 const LIBRARY_REVISION: &str = "2019-01-04";
@@ -48,13 +50,22 @@ pub(crate) fn operations(names: &[&str]) -> Value {
     json!({ "ietf-restconf:operations": all })
 }
 
-/// The operations on sessions.
-pub(crate) const SESSION_OPERATIONS: &[&str] = &["shunt-offload:offload", "shunt-offload:withdraw"];
+/// The operations of elements.
+pub(crate) const ELEMENT_OPERATIONS: &[&str] = &[
+    "shunt-offload:open-epoch",
+    "shunt-offload:offload",
+    "shunt-offload:withdraw",
+    "shunt-offload:sync",
+    "shunt-offload:shield",
+    "shunt-offload:unshield",
+];
 
 /// All operations of a backend.
 pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
+    "shunt-offload:open-epoch",
     "shunt-offload:offload",
     "shunt-offload:withdraw",
+    "shunt-offload:sync",
     "shunt-offload:reload",
     "shunt-offload:shield",
     "shunt-offload:unshield",
@@ -85,6 +96,27 @@ pub(crate) fn restconf_state(defaults: Defaults) -> Value {
     })
 }
 
+/// The same, where each of `elements` has a stream of notifications.
+pub(crate) fn restconf_state_with<'a>(
+    defaults: Defaults,
+    elements: impl Iterator<Item = &'a str>,
+) -> Value {
+    let stream = |element: &str| {
+        json!({
+            "name": format!("{MODULE}/element={element}"),
+            "description": format!("what happens to element {element}"),
+            "replay-support": false,
+            "access": [{ "encoding": "json", "location": path::stream_path(element) }]
+        })
+    };
+    let streams: Vec<Value> = elements.map(stream).collect();
+    let mut state = restconf_state(defaults);
+    if !streams.is_empty() {
+        state["streams"] = json!({ "stream": streams });
+    }
+    state
+}
+
 /// A module of ours.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Own {
@@ -109,9 +141,9 @@ pub(crate) const OFFLOAD: Own = Own {
 /// The module of a controller's configuration.
 pub(crate) const INVENTORY: Own = Own {
     name: "shunt-inventory",
-    revision: "2026-11-23",
+    revision: "2026-11-24",
     namespace: "urn:shunt:inventory",
-    path: "/restconf/yang/shunt-inventory@2026-11-23.yang",
+    path: "/restconf/yang/shunt-inventory@2026-11-24.yang",
 };
 
 /// Container `yang-library` of ietf-yang-library, with `own` in one datastore.

@@ -163,6 +163,15 @@ impl ApiError {
         .app_tag("busy")
     }
 
+    /// This control does not offer the operation: 501.
+    pub fn not_offered() -> Self {
+        Self::protocol(
+            StatusCode::NOT_IMPLEMENTED,
+            ErrorTag::OperationNotSupported,
+            "this is not offered here: ask the backend itself",
+        )
+    }
+
     /// The backend is ending or a part of it failed: 500. `what` says which.
     pub fn failed(what: impl Into<String>) -> Self {
         Self::application(

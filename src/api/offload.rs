@@ -2,8 +2,8 @@
 //!
 //! *Promises*: as many results as sessions, in their order; an entry is judged alone,
 //! so a refused one changes nothing about the others; offering the same again succeeds.
-//! *Refuses*: the whole message, with nothing done, when it does not follow the model
-//! or has more than [`ENTRIES_MAX`] sessions.
+//! *Refuses*: the whole message, with nothing done, when it does not follow the model,
+//! has more than [`ENTRIES_MAX`] sessions, or comes too late (see [`super::epoch`]).
 //! *Caller's duty*: a call without an answer may have been carried out; offer again.
 //! *Standard*: RFC 8040 section 4.4.2 (operations), RFC 7951.
 
@@ -11,18 +11,33 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ErrorEntry, ErrorTag, ErrorType};
 use super::session::{Session, SessionKey};
+use super::wire::u64_text_option;
 use crate::flow::{Outcome, RequestError};
 
 /// Most entries (sessions, keys) of one call.
 pub const ENTRIES_MAX: usize = 1024;
 
 /// Input of `offload`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct OffloadInput {
     /// Whose sessions; may be left out where the backend serves exactly one element.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub element: Option<String>,
+    /// The epoch that the call belongs to; the present one if left out.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub epoch: Option<u64>,
+    /// The number of the element's connection that it came by.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub fence: Option<u64>,
     /// The sessions.
     pub session: Vec<Session>,
 }

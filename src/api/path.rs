@@ -19,6 +19,9 @@ const OPERATIONAL: &str = "/restconf/ds/ietf-datastores:operational";
 /// Where operations begin.
 pub(super) const OPERATIONS: &str = "/restconf/operations/";
 
+/// Where streams of notifications begin, up to an element's name.
+const STREAMS: &str = "/restconf/streams/shunt-offload/element=";
+
 /// All of each.
 const DATA_ALL: &str = "/restconf/data";
 const OPERATIONS_ALL: &str = "/restconf/operations";
@@ -128,6 +131,17 @@ impl Resource {
     }
 }
 
+/// The element whose notifications are at `path`.
+pub(crate) fn stream_of(path: &str) -> Option<String> {
+    let name = path.strip_prefix(STREAMS)?.strip_suffix("/json")?;
+    decode(name).filter(|_| !name.contains('/'))
+}
+
+/// Where the notifications of `element` are.
+pub(super) fn stream_path(element: &str) -> String {
+    format!("{STREAMS}{}/json", encode(element))
+}
+
 pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, KEPT).to_string()
 }
@@ -181,6 +195,17 @@ mod tests {
             assert_eq!(Resource::parse(&path), Ok(resource.clone()));
             assert_eq!(Resource::parse(&by_datastore), Ok(resource));
         }
+    }
+
+    #[test]
+    fn a_stream_is_found_by_its_element_s_name() {
+        for name in ["r1", "r\u{f6}uter 1/x", "json", "a,b"] {
+            assert_eq!(stream_of(&stream_path(name)).as_deref(), Some(name));
+        }
+        for wrong in ["/json", "r1", "r1/json/", "a/b/json", "%ff/json", "r1/xml"] {
+            assert_eq!(stream_of(&format!("{STREAMS}{wrong}")), None, "{wrong}");
+        }
+        assert_eq!(stream_of("/restconf/streams/shunt-offload/json"), None);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) async fn read(
         }
         Resource::RestconfState => {
             out.name("ietf-restconf-monitoring:restconf-state");
-            out.value(&discovery::restconf_state(Defaults::Trim), wanted)?;
+            out.value(&restconf_state(&*control).await?, wanted)?;
         }
         Resource::State => {
             out.name("shunt-offload:state");
@@ -114,11 +114,17 @@ async fn datastore(
         }
         if let Some(wanted) = query.selection.child("restconf-state") {
             out.name("ietf-restconf-monitoring:restconf-state");
-            out.value(&discovery::restconf_state(Defaults::Trim), &wanted)?;
+            out.value(&restconf_state(control).await?, &wanted)?;
         }
     }
     out.close('}');
     Ok(())
+}
+
+async fn restconf_state(control: &dyn Control) -> Result<Value, ApiError> {
+    let summary = answer(control.summary()).await?;
+    let names = summary.element.iter().map(|element| element.name.as_str());
+    Ok(discovery::restconf_state_with(Defaults::Trim, names))
 }
 
 async fn state(

@@ -7,7 +7,7 @@
 //! parameters (400).
 //! *Caller's duty*: run it on a tokio runtime with I/O and time enabled, away from the
 //! packet path.
-//! *Standard*: RFC 8040 sections 3 to 5 and 7, RFC 9110, RFC 9112.
+//! *Standard*: RFC 8040 sections 3 to 5 and 7, RFC 9110, RFC 9112, RFC 9113.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,31 +15,32 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::connection::{Bounds, Connection, converse};
 use super::control::{Answer, Control};
 use super::discovery::{self, BACKEND_OPERATIONS, OFFLOAD, Own};
+use super::epoch::OpenEpochInput;
 use super::error::{ApiError, ErrorTag};
 use super::offload::{ENTRIES_MAX, OffloadInput};
 use super::path::{self, Resource};
 use super::query::Query;
 use super::read;
 use super::shield::{ShieldInput, UnshieldInput};
+use super::sse;
+use super::sync::{self, SyncInput};
 use super::wire::{self, MEDIA_TYPE};
 use super::withdraw::WithdrawInput;
 
@@ -48,16 +49,10 @@ pub const BODY_MAX: usize = 4 << 20;
 /// Connections served at a time; more wait.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// How long a client may take for a request's head, and how long a connection idles.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take for a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the backend may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this a connection ends with the request it is at.
-const CONNECTION_LIFE: Duration = Duration::from_secs(60);
-/// How much longer that request may take.
-const CONNECTION_GRACE: Duration = Duration::from_secs(60);
 /// How long requests may take when the server ends.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// The entity tag of the configuration, which is none and does not change.
@@ -80,6 +75,7 @@ pub async fn serve(
     let app = router(control);
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (ending, is_ending) = watch::channel(false);
+    let bounds = Bounds::new(is_ending);
     let mut connections = JoinSet::new();
     let accept = async {
         loop {
@@ -89,11 +85,7 @@ pub async fn serve(
             while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (app, is_ending) = (app.clone(), is_ending.clone());
-                    connections.spawn(async move {
-                        converse(stream, app, is_ending).await;
-                        drop(seat);
-                    });
+                    connections.spawn(converse(stream, app.clone(), bounds.clone(), seat));
                 }
                 Err(error) => {
                     log::warn!("the control socket cannot accept a connection: {error}");
@@ -113,37 +105,23 @@ pub async fn serve(
     }
 }
 
-/// One connection, to its end.
-async fn converse(stream: UnixStream, app: Router, mut is_ending: watch::Receiver<bool>) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
-    let mut connection = std::pin::pin!(connection);
-    let finished = tokio::select! {
-        result = connection.as_mut() => Some(result),
-        _ = is_ending.wait_for(|ending| *ending) => None,
-        () = tokio::time::sleep(CONNECTION_LIFE) => None,
-    };
-    let result = match finished {
-        Some(result) => Ok(result),
-        None => {
-            connection.as_mut().graceful_shutdown();
-            timeout(CONNECTION_GRACE, connection).await
-        }
-    };
-    match result {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => log::debug!("a control connection broke: {error}"),
-        Err(_) => log::debug!("a control connection was cut: it took too long"),
-    }
-}
-
 /// The routes over `control`.
-fn router(control: Arc<dyn Control>) -> Router {
+pub(crate) fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
     let call = || allow("POST, OPTIONS");
     let routes = told(OFFLOAD, discovery::MODULE_TEXT, BACKEND_OPERATIONS)
+        .route(
+            "/restconf/operations/shunt-offload:open-epoch",
+            post(open_epoch).options(call),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:sync",
+            post(sync).options(call),
+        )
+        .route(
+            "/restconf/streams/{*path}",
+            get(events).options(|| allow("GET, HEAD, OPTIONS")),
+        )
         .route(
             "/restconf/operations/shunt-offload:offload",
             post(offload).options(call),
@@ -225,7 +203,7 @@ pub(crate) async fn offload(
 ) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
     let input: OffloadInput = read_body(&headers, body).await?;
-    check_count("session", input.session.len())?;
+    check_count("session", input.session.len(), ENTRIES_MAX)?;
     let output = answer(control.offload(input)).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
 }
@@ -238,7 +216,7 @@ pub(crate) async fn withdraw(
 ) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
     let input: WithdrawInput = read_body(&headers, body).await?;
-    check_count("key", input.key.len())?;
+    check_count("key", input.key.len(), ENTRIES_MAX)?;
     if input.all != input.key.is_empty() {
         return Err(ApiError::application(
             StatusCode::BAD_REQUEST,
@@ -251,6 +229,48 @@ pub(crate) async fn withdraw(
     Ok(respond(json(&wire::Output { output })?.into()))
 }
 
+pub(crate) async fn open_epoch(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: OpenEpochInput = read_body(&headers, body).await?;
+    let output = answer(control.open_epoch(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+pub(crate) async fn sync(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: SyncInput = read_body(&headers, body).await?;
+    sync::check(&input)?;
+    let output = answer(control.sync(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+/// The notifications of the element that the path names.
+async fn events(
+    State(control): State<Arc<dyn Control>>,
+    Extension(connection): Extension<Arc<Connection>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    check_stream(&uri, &headers)?;
+    let element = path::stream_of(uri.path()).ok_or_else(|| path::no_resource(uri.path()))?;
+    let feed = answer(control.events(&element)).await?;
+    if method == Method::HEAD {
+        return Ok(sse::carry(Body::empty()));
+    }
+    connection.stream(feed)
+}
+
 pub(crate) async fn shield(
     State(control): State<Arc<dyn Control>>,
     uri: Uri,
@@ -259,7 +279,7 @@ pub(crate) async fn shield(
 ) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
     let input: ShieldInput = read_body(&headers, body).await?;
-    check_count("shield", input.shield.len())?;
+    check_count("shield", input.shield.len(), ENTRIES_MAX)?;
     input.check()?;
     let output = answer(control.shield(input)).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
@@ -273,7 +293,7 @@ pub(crate) async fn unshield(
 ) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
     let input: UnshieldInput = read_body(&headers, body).await?;
-    check_count("name", input.name.len())?;
+    check_count("name", input.name.len(), ENTRIES_MAX)?;
     input.check()?;
     let output = answer(control.unshield(input)).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
@@ -329,12 +349,18 @@ async fn data_options(uri: Uri) -> Result<Response, ApiError> {
     Ok(allow("GET, HEAD, OPTIONS").await)
 }
 
-async fn allow(methods: &'static str) -> Response {
+pub(crate) async fn allow(methods: &'static str) -> Response {
     let mut response = respond(Body::empty());
     let methods = HeaderValue::from_static(methods);
     response.headers_mut().insert(header::ALLOW, methods);
     response.headers_mut().remove(header::CONTENT_TYPE);
     response
+}
+
+/// What is asked of a request for a stream: no query, and a reader that takes streams.
+pub(crate) fn check_stream(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    Query::none(uri.query())?;
+    sse::check_accept(headers)
 }
 
 /// What is asked of every request but a read of data: no query, and an answer in our encoding.
@@ -344,6 +370,11 @@ fn check_request(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
+    accepts(headers, "application/*", MEDIA_TYPE)
+}
+
+/// Refuses a client that does not take `kind`, which lies in `range`.
+pub(super) fn accepts(headers: &HeaderMap, range: &str, kind: &str) -> Result<(), ApiError> {
     let accepted = headers.get_all(header::ACCEPT);
     let is_acceptable = accepted.iter().next().is_none()
         || accepted
@@ -351,14 +382,14 @@ pub(super) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
             .map(essence)
-            .any(|range| ["*/*", "application/*", MEDIA_TYPE].contains(&range.as_str()));
+            .any(|taken| ["*/*", range, kind].contains(&taken.as_str()));
     if is_acceptable {
         Ok(())
     } else {
         Err(ApiError::protocol(
             StatusCode::NOT_ACCEPTABLE,
             ErrorTag::InvalidValue,
-            format!("answers are {MEDIA_TYPE}: accept that"),
+            format!("answers are {kind}: accept that"),
         ))
     }
 }
@@ -413,14 +444,14 @@ pub(super) async fn take_body(headers: &HeaderMap, body: Body) -> Result<Bytes, 
     }
 }
 
-fn check_count(list: &str, count: usize) -> Result<(), ApiError> {
-    if count <= ENTRIES_MAX {
+pub(super) fn check_count(list: &str, count: usize, max: usize) -> Result<(), ApiError> {
+    if count <= max {
         return Ok(());
     }
     Err(ApiError::application(
         StatusCode::PAYLOAD_TOO_LARGE,
         ErrorTag::TooBig,
-        format!("{count} entries in a call; at most {ENTRIES_MAX}, nothing was done: split it"),
+        format!("{count} entries in a call; at most {max}, nothing was done: split it"),
     )
     .at(format!("/shunt-offload:input/{list}")))
 }

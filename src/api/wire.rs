@@ -32,6 +32,24 @@ pub mod u64_text {
     }
 }
 
+/// The same for a leaf that may be absent.
+pub mod u64_text_option {
+    use serde::{Deserializer, Serializer};
+
+    /// Writes the digits as a string.
+    pub fn serialize<S: Serializer>(value: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => super::u64_text::serialize(value, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// Reads a string of digits: where the leaf stands, it has a value.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+        super::u64_text::deserialize(from).map(Some)
+    }
+}
+
 /// The body of an rpc.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,14 +3,15 @@
 //! *Promises*: as many results as keys, in their order; a key that is not there is
 //! `absent`, which is a success.
 //! *Refuses*: both keys and `all`, or neither; more than
-//! [`ENTRIES_MAX`](super::offload::ENTRIES_MAX) keys.
+//! [`ENTRIES_MAX`](super::offload::ENTRIES_MAX) keys; what comes too late (see
+//! [`super::epoch`]).
 //! *Caller's duty*: none.
 //! *Standard*: RFC 8040 section 4.4.2 (operations), RFC 7951.
 
 use serde::{Deserialize, Serialize};
 
 use super::session::SessionKey;
-use super::wire::u64_text;
+use super::wire::{u64_text, u64_text_option};
 
 /// Input of `withdraw`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -19,6 +20,20 @@ pub struct WithdrawInput {
     /// Whose sessions; may be left out where the backend serves exactly one element.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub element: Option<String>,
+    /// The epoch that the call belongs to; the present one if left out.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub epoch: Option<u64>,
+    /// The number of the element's connection that it came by.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub fence: Option<u64>,
     /// Which sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<SessionKey>,
@@ -32,8 +47,8 @@ impl WithdrawInput {
     pub fn all_of(element: &str) -> Self {
         Self {
             element: Some(element.to_owned()),
-            key: Vec::new(),
             all: true,
+            ..Self::default()
         }
     }
 }

@@ -7,10 +7,14 @@
 //! socket's directory exists shows when it is opened.
 //! *Standard*: TOML 1.0. Every key is described in `docs/config.md`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::api::bounds::{Bounds, VnicBounds};
+use crate::api::config::Prefix;
+use crate::api::tls::Files;
 use crate::datapath::pace::Polling;
 use crate::packet::{MacAddr, VlanId};
 use crate::port::xdp::CopyMode;
@@ -38,6 +42,8 @@ pub struct Config {
     /// The process.
     #[serde(default)]
     pub backend: BackendConfig,
+    /// Controllers on other machines.
+    pub control_tls: Option<ControlTls>,
     /// How packets are kept in order while a session moves to the fast path.
     #[serde(default)]
     pub hand_over: HandOverConfig,
@@ -69,6 +75,33 @@ impl Default for BackendConfig {
             control: PathBuf::from("/run/shunt/backend.sock"),
             workers: 1,
             polling: Polling::Adaptive,
+        }
+    }
+}
+
+/// `[control-tls]`: a listener with mutual TLS for controllers on other machines.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ControlTls {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The backend's certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of controllers.
+    pub client_ca: PathBuf,
+    /// DNS names of certificates that may ask.
+    pub controllers: Vec<String>,
+}
+
+impl ControlTls {
+    /// The TLS part.
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            authorities: self.client_ca.clone(),
         }
     }
 }
@@ -145,6 +178,10 @@ pub struct ElementConfig {
     /// unlimited.
     #[serde(default, deserialize_with = "values::punt_rate")]
     pub punt_rate: Option<u32>,
+    /// Sources of packets that leave untranslated, by vNICs that have none of their own.
+    pub source_prefixes: Option<Vec<Prefix>>,
+    /// Addresses that translations may use.
+    pub translation_prefixes: Option<Vec<Prefix>>,
     /// The most shields that can be asked for, 0 to [`SHIELDS_MAX`].
     #[serde(
         default = "default_shield_quota",
@@ -193,8 +230,37 @@ pub struct VnicConfig {
         deserialize_with = "values::within::<_, u16, 68, 65_535>"
     )]
     pub mtu: u16,
+    /// Sources of packets that leave by it untranslated; none: those of the element.
+    pub source_prefixes: Option<Vec<Prefix>>,
     /// Its host side.
     pub uplink: UplinkConfig,
+}
+
+impl ElementConfig {
+    /// What its sessions may use; `None`: the file does not bound them.
+    pub fn bounds(&self) -> Option<Bounds> {
+        let of_vnics = self.vnics.iter().map(|vnic| &vnic.source_prefixes);
+        let mut given = of_vnics.chain([&self.source_prefixes, &self.translation_prefixes]);
+        if given.all(Option::is_none) {
+            return None;
+        }
+        let all = |given: &Option<Vec<Prefix>>| given.clone().unwrap_or_default();
+        let vnics = self.vnics.iter().map(|vnic| VnicBounds {
+            name: vnic.name.clone(),
+            macs: vnic.macs(),
+            sources: all(&vnic.source_prefixes),
+        });
+        let mut vnics: Vec<_> = vnics.collect();
+        // The same whatever their order in the file.
+        vnics.sort_by(|one, other| one.name.cmp(&other.name));
+        Some(Bounds {
+            vnics,
+            sources: all(&self.source_prefixes),
+            translations: all(&self.translation_prefixes),
+            // Whoever may use the socket of this file is an operator.
+            may_vouch: true,
+        })
+    }
 }
 
 impl UplinkConfig {
@@ -209,6 +275,24 @@ impl UplinkConfig {
 }
 
 impl VnicConfig {
+    /// The addresses of its guest.
+    fn macs(&self) -> Vec<MacAddr> {
+        let mut macs = vec![self.mac];
+        if let UplinkConfig::Shared { extra_macs, .. } = &self.uplink {
+            macs.extend(extra_macs);
+        }
+        macs
+    }
+
+    /// Whether the same devices serve it.
+    pub fn is_served_as(&self, other: &Self) -> bool {
+        let bare = |vnic: &Self| Self {
+            source_prefixes: None,
+            ..vnic.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// Queue pairs of its uplink.
     pub fn uplink_queue_pairs(&self) -> u16 {
         self.uplink.queue_pairs(self.queue_pairs)

@@ -2,7 +2,8 @@
 //!
 //! *Promises*: nothing here waits for a worker; sessions are read and written on the keeper's
 //! thread, statistics straight from counters.
-//! *Refuses*: elements and vNICs that are not in the configuration.
+//! *Refuses*: elements and vNICs that are not in the configuration, and sessions beyond the
+//! bounds that it sets, whoever asks.
 //! *Caller's duty*: none. *Standard*: RFC 8040 shapes, see [`crate::api`].
 
 use std::collections::HashMap;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use super::open::{Names, VnicInfo};
 use super::running::Backend;
 use crate::api::control::{Answer, Control, SessionPage};
-use crate::api::convert::to_request;
 use crate::api::error::ApiError;
 use crate::api::offload::{OffloadInput, OffloadOutput, OffloadResult};
 use crate::api::reload::ReloadOutput;
@@ -32,7 +32,7 @@ impl Backend {
         let requests: Vec<_> = input
             .session
             .into_iter()
-            .map(|session| (to_request(&session, &*element.names), session.key))
+            .map(|session| (element.request_of(&session), session.key))
             .collect();
         let result = self
             .ask_book(element.id, move |book, now| {
@@ -40,7 +40,7 @@ impl Backend {
                     .into_iter()
                     .map(|(request, key)| match request {
                         Ok(request) => OffloadResult::new(key, book.offload(request, now)),
-                        Err(fault) => OffloadResult::invalid(key, fault),
+                        Err(refused) => refused,
                     })
                     .collect()
             })

@@ -8,6 +8,7 @@
 
 pub mod config;
 mod control;
+mod controllers;
 mod open;
 mod plan;
 mod reload;
@@ -20,7 +21,9 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::api::listen::{ListenError, Mutual};
 use crate::api::socket::{ControlSocket, SocketError};
+use crate::api::tls;
 use crate::flow::{book_memory_bytes, table_memory_bytes};
 use config::{Config, ConfigError, check_memory};
 pub use open::DeviceError;
@@ -60,6 +63,9 @@ pub enum BackendError {
     /// The control socket cannot be served.
     #[error("the control socket")]
     Control(#[from] SocketError),
+    /// Controllers cannot be served.
+    #[error("the listener for controllers")]
+    Listen(#[from] ListenError),
     /// The system refused a thread or a descriptor.
     #[error("cannot start threads: raise the limits of processes and open files")]
     Threads {
@@ -80,7 +86,10 @@ pub enum BackendError {
 /// # Errors
 /// What is wrong with the file.
 pub fn check(config: &Path) -> Result<(), BackendError> {
-    load(config).map(|_| ())
+    if let Some(listener) = load(config)?.control_tls {
+        tls::server(&listener.files()).map_err(ListenError::from)?;
+    }
+    Ok(())
 }
 
 /// Runs the backend until SIGTERM or SIGINT; SIGHUP has it read its configuration again.
@@ -128,6 +137,14 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(threads)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(threads)?;
     let socket = ControlSocket::bind(&config.backend.control).await?;
+    let (hung_up, hangups) = tokio::sync::watch::channel(0_u64);
+    let controllers = match &config.control_tls {
+        Some(of) => Some((
+            Mutual::bind(of.listen, of.files(), hangups).await?,
+            of.clone(),
+        )),
+        None => None,
+    };
     let (reloads, mut wishes) = tokio::sync::mpsc::channel(1);
     let (running, shared) = open::open(&config)?;
     let backend = Arc::new(Backend::new(running, reloads));
@@ -144,6 +161,7 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 _ = hangup.recv() => {
+                    hung_up.send_modify(|count| *count += 1);
                     if let Err(error) = applied.reload(&backend).await {
                         log::error!("nothing is changed: {}", chain_of(&error));
                     }
@@ -158,18 +176,25 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
             backend.look_after_shields().await;
         }
     };
-    let (end, ending) = tokio::sync::oneshot::channel();
+    let (end, mut ending) = tokio::sync::watch::channel(false);
     let ended = async {
         let outcome = ended.await;
-        // The server may have ended before; then nobody listens.
-        let _nobody = end.send(());
+        end.send_replace(true);
         outcome
     };
-    let shutdown = async {
-        let _ended = ending.await;
+    let remote = ending.clone();
+    let remote = async {
+        if let Some((listener, of)) = controllers {
+            let routes = controllers::routes(backend.clone(), &of.controllers);
+            listener.serve(routes, remote).await;
+        }
     };
-    let (outcome, ()) = tokio::join!(
+    let shutdown = async {
+        let _ended = ending.wait_for(|ending| *ending).await;
+    };
+    let (outcome, (), ()) = tokio::join!(
         ended,
+        remote,
         crate::api::serve(socket.listener(), backend.clone(), shutdown)
     );
     log::info!("ending");

@@ -11,7 +11,10 @@ use super::config::{
     Config, ElementConfig, HandOverConfig, SharedUplinkConfig, SocketMode, UplinkConfig, VnicConfig,
 };
 use super::shields;
-use crate::api::convert::VnicNames;
+use crate::api::bounds::Bounds;
+use crate::api::convert::{VnicNames, to_request};
+use crate::api::offload::{OffloadResult, OffloadStatus};
+use crate::api::session::Session;
 use crate::datapath::ElementId;
 use crate::datapath::clock::Clock;
 use crate::datapath::counters::CrewCounters;
@@ -20,8 +23,8 @@ use crate::datapath::keeper::{Books, Keeper, Preparation};
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
-    ElementShape, HandOverLimits, HashSeed, Sessions, SessionsLimits, ShieldBook, VnicShape,
-    flow_table, slots_of,
+    ElementShape, HandOverLimits, HashSeed, SessionRequest, Sessions, SessionsLimits, ShieldBook,
+    VnicShape, flow_table, slots_of,
 };
 use crate::packet::{MacAddr, VnicId};
 use crate::port::shared::{self, Selector, SharedDevice};
@@ -46,6 +49,8 @@ pub(super) struct ElementInfo {
     /// Names of those, apart from their devices, which nobody is to keep open.
     pub(super) names: Arc<Names>,
     pub(super) counters: CrewCounters,
+    /// What its sessions may use, as the host's file says; `None`: it does not.
+    pub(super) bounds: Option<Arc<Bounds>>,
     /// How many workers serve it.
     pub(super) lanes: usize,
     pub(super) shields: Arc<Mutex<ShieldBook>>,
@@ -69,6 +74,21 @@ impl ElementInfo {
             names,
             ..self.clone()
         }
+    }
+
+    /// The flow table's request for `session`.
+    ///
+    /// # Errors
+    /// The result that it has instead: it is not allowed, or contradicts itself.
+    pub(super) fn request_of(&self, session: &Session) -> Result<SessionRequest, OffloadResult> {
+        let key = || session.key.clone();
+        if let Some(bounds) = &self.bounds {
+            let denied = OffloadStatus::AccessDenied;
+            bounds
+                .judge(session)
+                .map_err(|fault| OffloadResult::fault(key(), denied, fault))?;
+        }
+        to_request(session, &*self.names).map_err(|fault| OffloadResult::invalid(key(), fault))
     }
 
     /// Its vNICs.
@@ -218,6 +238,7 @@ pub(super) fn open_element(
         names,
         vnics: infos,
         counters,
+        bounds: config.bounds().map(Arc::new),
         lanes: lanes.len(),
         shields: Arc::new(Mutex::new(shields)),
     };

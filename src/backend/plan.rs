@@ -15,14 +15,25 @@ use super::config::{
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    Unplug { element: String, vnic: String },
+    Unplug {
+        element: String,
+        vnic: String,
+    },
     RemoveElement(String),
     RemoveShared(String),
     AddShared(SharedUplinkConfig),
     AddElement(ElementConfig),
-    Plug { element: String, vnic: VnicConfig },
-    PuntRate { element: String, rate: Option<u32> },
+    Plug {
+        element: String,
+        vnic: VnicConfig,
+    },
+    PuntRate {
+        element: String,
+        rate: Option<u32>,
+    },
     Shields(ShieldsOf),
+    /// Other bounds of sessions: those of this element.
+    Bounds(ElementConfig),
 }
 
 /// An element's shields in the file.
@@ -64,7 +75,7 @@ impl Plan {
                 continue;
             };
             let gone = old.vnics.iter().filter(|vnic| {
-                !new.vnics.contains(vnic) || !is_same_device(&vnic.uplink, runs, wanted)
+                !is_served(new, vnic) || !is_same_device(&vnic.uplink, runs, wanted)
             });
             self.steps.extend(gone.map(|vnic| Step::Unplug {
                 element: old.name.clone(),
@@ -87,7 +98,7 @@ impl Plan {
                 continue;
             };
             let come = new.vnics.iter().filter(|vnic| {
-                !old.vnics.contains(vnic) || !is_same_device(&vnic.uplink, runs, wanted)
+                !is_served(old, vnic) || !is_same_device(&vnic.uplink, runs, wanted)
             });
             self.steps.extend(come.map(|vnic| Step::Plug {
                 element: new.name.clone(),
@@ -105,6 +116,10 @@ impl Plan {
                     quota: new.shield_quota,
                     shields: new.shields.clone(),
                 }));
+            }
+            // Last: they name vNICs that come before.
+            if old.bounds() != new.bounds() {
+                self.steps.push(Step::Bounds(new.clone()));
             }
         }
     }
@@ -127,7 +142,8 @@ impl Step {
             Self::RemoveElement(_)
             | Self::AddElement(_)
             | Self::PuntRate { .. }
-            | Self::Shields(_) => Kind::Element,
+            | Self::Shields(_)
+            | Self::Bounds(_) => Kind::Element,
             Self::RemoveShared(_) | Self::AddShared(_) => Kind::SharedUplink,
         }
     }
@@ -138,7 +154,7 @@ impl Step {
             Self::Plug { element, vnic } => format!("{element}/{}", vnic.name),
             Self::RemoveElement(name) | Self::RemoveShared(name) => name.clone(),
             Self::AddShared(shared) => shared.name.clone(),
-            Self::AddElement(element) => element.name.clone(),
+            Self::AddElement(element) | Self::Bounds(element) => element.name.clone(),
             Self::PuntRate { element, .. } => element.clone(),
             Self::Shields(of) => of.element.clone(),
         }
@@ -148,7 +164,7 @@ impl Step {
         match self {
             Self::Unplug { .. } | Self::RemoveElement(_) | Self::RemoveShared(_) => Action::Remove,
             Self::Plug { .. } | Self::AddElement(_) | Self::AddShared(_) => Action::Add,
-            Self::PuntRate { .. } | Self::Shields(_) => Action::Change,
+            Self::PuntRate { .. } | Self::Shields(_) | Self::Bounds(_) => Action::Change,
         }
     }
 
@@ -180,6 +196,16 @@ impl Step {
                     element.shields = of.shields;
                 }
             }
+            Self::Bounds(wanted) => {
+                if let Some(element) = element_of(config, &wanted.name) {
+                    for vnic in &mut element.vnics {
+                        let same = wanted.vnics.iter().find(|other| other.name == vnic.name);
+                        vnic.source_prefixes = same.and_then(|same| same.source_prefixes.clone());
+                    }
+                    element.source_prefixes = wanted.source_prefixes;
+                    element.translation_prefixes = wanted.translation_prefixes;
+                }
+            }
         }
     }
 }
@@ -195,6 +221,7 @@ fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
         ("backend.control", old.control != new.control),
         ("backend.workers", old.workers != new.workers),
         ("backend.polling", old.polling != new.polling),
+        ("control-tls", runs.control_tls != wanted.control_tls),
         ("hand-over", runs.hand_over != wanted.hand_over),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {
@@ -210,6 +237,11 @@ fn is_kept(old: &ElementConfig, new: &ElementConfig) -> bool {
 
 fn stays<'a>(old: &ElementConfig, wanted: &'a Config) -> Option<&'a ElementConfig> {
     wanted.elements.iter().find(|new| is_kept(old, new))
+}
+
+/// Whether the element has this vNIC, whatever its sessions may use.
+fn is_served(element: &ElementConfig, vnic: &VnicConfig) -> bool {
+    element.vnics.iter().any(|other| other.is_served_as(vnic))
 }
 
 /// Whether an uplink that reads the same is also on the same device.

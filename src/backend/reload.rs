@@ -12,24 +12,29 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::config::{Config, SharedUplinkConfig, VnicConfig, check_memory};
+use super::config::{Config, ElementConfig, SharedUplinkConfig, VnicConfig, check_memory};
 use super::open::{
     ElementInfo, OpenElement, SharedDevices, open_element, open_shared, open_vnic, shape_of,
 };
 use super::plan::{Plan, Step};
 use super::running::{Backend, let_go};
 use super::{BackendError, bytes_per_session, chain_of};
-use crate::api::convert::VnicNames;
+use crate::api::bounds::Bounds;
+use crate::api::convert::{VnicNames, from_request};
 use crate::api::error::ApiError;
 use crate::api::reload::{Change, ReloadOutput};
+use crate::api::session::SessionKey;
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::lanes::Lanes;
 use crate::datapath::{ElementId, PuntRate};
+use crate::flow::Sessions;
 use crate::packet::VnicId;
 
 /// How long a removed vNIC's sessions may take to end; all of it only if a worker stands still.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 const SETTLE_LOOK: Duration = Duration::from_millis(2);
+/// Sessions judged anew at a time, so that others have their turn between.
+const BOUND_AT_ONCE: usize = 1_024;
 
 /// A wish to have the configuration read again, and who wants to know how that went.
 pub(super) struct Wish(pub(super) oneshot::Sender<Result<ReloadOutput, ApiError>>);
@@ -116,6 +121,7 @@ impl Applied {
                 });
                 backend.order_all(id, orders).await.map(drop)
             }
+            Step::Bounds(wanted) => bound(backend, wanted).await,
             Step::Shields(of) => backend.configure_shields(of).await,
         }
     }
@@ -219,6 +225,54 @@ async fn unplug(backend: &Backend, element: &str, vnic: &str) -> Result<(), ApiE
     replace(backend, &owner, without).await;
     let_go((gone, owner)).await;
     Ok(())
+}
+
+/// Bounds an element's sessions anew, and ends those that are outside now.
+async fn bound(backend: &Backend, wanted: &ElementConfig) -> Result<(), ApiError> {
+    let element = backend.element(&wanted.name)?;
+    let bounds = wanted.bounds().map(Arc::new);
+    let new = ElementInfo {
+        bounds: bounds.clone(),
+        ..(*element).clone()
+    };
+    replace(backend, &element, new);
+    let Some(bounds) = bounds else { return Ok(()) };
+    let mut cursor = Some(0);
+    while let Some(from) = cursor {
+        let (bounds, names) = (bounds.clone(), element.names.clone());
+        let page = move |book: &mut Sessions, now| {
+            let (outside, next) = outside(book, from, &bounds, &*names);
+            for key in outside {
+                book.withdraw(key.as_str(), now);
+            }
+            next
+        };
+        cursor = backend.ask_book(element.id, page).await?;
+    }
+    Ok(())
+}
+
+/// The sessions of a page that `bounds` do not allow, and where the next page begins.
+fn outside(
+    book: &Sessions,
+    from: u64,
+    bounds: &Bounds,
+    names: &dyn VnicNames,
+) -> (Vec<SessionKey>, Option<u64>) {
+    let mut keys = Vec::new();
+    for (count, (place, view)) in book.iter_from(from).enumerate() {
+        if count == BOUND_AT_ONCE {
+            return (keys, Some(place));
+        }
+        // What is not of the model came from nobody whom the file bounds.
+        let Ok(session) = from_request(&view.request, names) else {
+            continue;
+        };
+        if bounds.judge(&session).is_err() {
+            keys.push(session.key);
+        }
+    }
+    (keys, None)
 }
 
 /// Takes a vNIC's queue pairs from an element's workers.

@@ -12,8 +12,8 @@ pub(super) async fn add(args: AddArgs) -> Result<Ending, CliError> {
     let mut whole = match (args.file, args.flags) {
         (Some(file), _) => input::from_file(&file)?,
         (None, flags) => OffloadInput {
-            element: None,
             session: flags.into_iter().map(input::from_flags).collect(),
+            ..OffloadInput::default()
         },
     };
     if connect.element.is_some() {
@@ -24,6 +24,8 @@ pub(super) async fn add(args: AddArgs) -> Result<Ending, CliError> {
     for sessions in whole.session.chunks(ENTRIES_MAX) {
         let input = OffloadInput {
             element: whole.element.clone(),
+            epoch: whole.epoch,
+            fence: whole.fence,
             session: sessions.to_vec(),
         };
         let part = client.offload(input).await;
@@ -73,20 +75,14 @@ pub(super) async fn del(args: DelArgs) -> Result<Ending, CliError> {
     let name = element(&client, &connect).await?;
     let mut output = WithdrawOutput::default();
     if args.all {
-        output = client
-            .withdraw(WithdrawInput {
-                element: Some(name),
-                key: Vec::new(),
-                all: true,
-            })
-            .await?;
+        output = client.withdraw(WithdrawInput::all_of(&name)).await?;
     } else {
         for keys in args.keys.chunks(ENTRIES_MAX) {
             let part = client
                 .withdraw(WithdrawInput {
                     element: Some(name.clone()),
                     key: keys.to_vec(),
-                    all: false,
+                    ..WithdrawInput::default()
                 })
                 .await?;
             output.withdrawn += part.withdrawn;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::api::tls::Files;
+
 /// Everything in the file.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -27,6 +29,8 @@ pub struct Config {
     pub operators: Option<Operators>,
     /// Relays.
     pub relays: Option<Relays>,
+    /// How backends on other machines are reached.
+    pub backends: Option<Backends>,
 }
 
 /// `[controller]`.
@@ -91,15 +95,16 @@ pub struct Relays {
     pub client_ca: PathBuf,
 }
 
-/// What mutual TLS is made of, PEM.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Files {
-    /// The server's certificate, and those between it and its authority.
+/// `[backends]`.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Backends {
+    /// The controller's own certificate.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The authorities of clients.
-    pub client_ca: PathBuf,
+    /// The authorities of backends.
+    pub ca: PathBuf,
 }
 
 /// `[operators]`.
@@ -187,7 +192,18 @@ impl Relays {
         Files {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
-            client_ca: self.client_ca.clone(),
+            authorities: self.client_ca.clone(),
+        }
+    }
+}
+
+impl Backends {
+    /// The TLS part.
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            authorities: self.ca.clone(),
         }
     }
 }
@@ -198,7 +214,7 @@ impl Operators {
         Files {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
-            client_ca: self.client_ca.clone(),
+            authorities: self.client_ca.clone(),
         }
     }
 }

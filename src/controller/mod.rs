@@ -10,44 +10,45 @@
 //! *Standard*: RFC 8040; the models `shunt-inventory` and `shunt-offload`.
 
 mod audit;
+mod backends;
+mod batch;
 pub mod config;
-mod drain;
+mod feeds;
 mod hand_back;
 mod inventory;
-mod judge;
-mod listen;
 mod meter;
 mod operators;
 mod registry;
 mod relays;
 pub mod store;
-mod tls;
 mod view;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::Router;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api::config::Site;
 use crate::api::discovery::{self, Defaults, INVENTORY};
+use crate::api::link::Credentials;
+use crate::api::listen::{self, ListenError, Mutual};
 use crate::api::socket::{ControlSocket, SocketError};
+use crate::api::tls::{self, Files, TlsError};
 use audit::Audit;
-use config::{Config, ConfigError, Files};
+use backends::Backends;
+use config::{Config, ConfigError};
+use feeds::Feeds;
 use inventory::Inventory;
 use meter::Meters;
-use registry::Registry;
+use registry::{Due, Registry};
 use store::{ArchiveError, Embedded, Store, StoreError, Watch};
-use tls::TlsError;
 use view::Shared;
 
 /// Threads of the program: it lives beside others.
@@ -62,20 +63,15 @@ pub enum ControllerError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A listener cannot be served.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The socket of local operators cannot be served.
     #[error("the socket of local operators")]
     Socket(#[from] SocketError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address}: is it this machine's, and free?")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
     /// The audit log cannot be opened.
     #[error("cannot open the audit log {}: its directory must exist", path.display())]
     Audit {
@@ -119,7 +115,10 @@ fn wall_clock() -> SystemTime {
 pub fn check(config: &Path) -> Result<(), ControllerError> {
     let config = Config::load(config)?;
     for files in listeners(&config) {
-        tls::load(&files)?;
+        tls::server(&files)?;
+    }
+    if let Some(backends) = &config.backends {
+        tls::client(&backends.files())?;
     }
     Ok(())
 }
@@ -203,52 +202,61 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.store.file)?);
     let inventory = Inventory::open(store.clone()).await?;
     let registry = Arc::new(Registry::default());
+    let (hangup, hung_up) = watch::channel(0);
+    let backends = Arc::new(Backends::new(credentials(config, hung_up.clone())?));
     let (hand_back, handed_back) = mpsc::unbounded_channel();
     let mut watch = store.watch("").await?;
     // The first event is everything: served is what is known.
     let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
     let _kept = hand_back.send(registry.apply(first));
 
+    let named = registry.clone();
     let site = Arc::new(Site {
         datastore: Arc::new(inventory),
         state: vec![
             (
                 "ietf-yang-library:yang-library",
-                discovery::yang_library(INVENTORY, "running"),
+                Box::new(|| discovery::yang_library(INVENTORY, "running")),
             ),
             (
                 "ietf-restconf-monitoring:restconf-state",
-                discovery::restconf_state(Defaults::Explicit),
+                Box::new(move || {
+                    let names = named.names();
+                    let names = names.iter().map(String::as_str);
+                    discovery::restconf_state_with(Defaults::Explicit, names)
+                }),
             ),
         ],
     });
     let shared = Arc::new(Shared {
         registry: registry.clone(),
         meters: Meters::default(),
+        backends: backends.clone(),
+        feeds: Arc::new(Feeds::new(registry.clone(), backends.clone())),
         audit: audit.clone(),
     });
-    let operators = operators::routes(site.clone(), config.operators.as_ref(), audit.clone());
+    let operators = operators::routes(site.clone(), config.operators.as_ref(), shared.clone());
     let relays = relays::routes(shared, site);
 
     let (end, ending) = watch::channel(false);
-    let (hangup, hung_up) = watch::channel(0);
     let mut parts = JoinSet::new();
     let socket = ControlSocket::bind(&config.controller.socket).await?;
     if let Some(listener) = &config.operators {
-        let of = Tls::bind(listener.listen, listener.files(), hung_up.clone()).await?;
+        let of = Mutual::bind(listener.listen, listener.files(), hung_up.clone()).await?;
         parts.spawn(of.serve(operators.clone(), ending.clone()));
     }
     if let Some(listener) = &config.relays {
-        let of = Tls::bind(listener.listen, listener.files(), hung_up).await?;
+        let of = Mutual::bind(listener.listen, listener.files(), hung_up).await?;
         parts.spawn(of.serve(relays, ending.clone()));
     }
     log::info!("serving operators on {}", socket.path().display());
     parts.spawn(async move { listen::local(socket.listener(), operators, ending).await });
-    tokio::spawn(hand_back::keep(
-        registry.clone(),
-        audit.clone(),
-        handed_back,
-    ));
+    let means = hand_back::Means {
+        registry: registry.clone(),
+        audit: audit.clone(),
+        backends,
+    };
+    tokio::spawn(hand_back::keep(means, handed_back));
 
     let outcome = tokio::select! {
         outcome = signals(&hangup, &audit) => outcome,
@@ -260,11 +268,25 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
     outcome
 }
 
+/// What backends on other machines are reached with.
+fn credentials(
+    config: &Config,
+    hangup: watch::Receiver<u64>,
+) -> Result<Option<Credentials>, TlsError> {
+    let Some(backends) = &config.backends else {
+        return Ok(None);
+    };
+    let files = backends.files();
+    let (sender, current) = watch::channel(tls::client(&files)?);
+    tokio::spawn(tls::keep(files, tls::client, sender, hangup));
+    Ok(Some(current))
+}
+
 /// Applies what the store tells.
 async fn follow(
     mut watch: Watch,
     registry: &Registry,
-    hand_back: &mpsc::UnboundedSender<std::collections::BTreeSet<registry::HandBack>>,
+    hand_back: &mpsc::UnboundedSender<BTreeSet<Due>>,
 ) {
     while let Some(event) = watch.next().await {
         let due = registry.apply(event);
@@ -289,33 +311,5 @@ async fn signals(hangup: &watch::Sender<u64>, audit: &Audit) -> Result<(), Contr
                 audit.reopen().await;
             }
         }
-    }
-}
-
-/// A listener with mutual TLS.
-struct Tls {
-    listener: TcpListener,
-    current: watch::Receiver<Arc<rustls::ServerConfig>>,
-}
-
-impl Tls {
-    async fn bind(
-        address: SocketAddr,
-        files: Files,
-        hangup: watch::Receiver<u64>,
-    ) -> Result<Self, ControllerError> {
-        let (sender, current) = watch::channel(tls::load(&files)?);
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| ControllerError::Listen { address, source })?;
-        if let Ok(address) = listener.local_addr() {
-            log::info!("serving on {address}, {}", files.certificate.display());
-        }
-        tokio::spawn(tls::keep(files, sender, hangup));
-        Ok(Self { listener, current })
-    }
-
-    async fn serve(self, app: Router, ending: watch::Receiver<bool>) {
-        listen::mutual(&self.listener, self.current, app, ending).await;
     }
 }

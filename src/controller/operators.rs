@@ -1,4 +1,4 @@
-//! What operators reach: the inventory.
+//! What operators reach: the inventory, and what happens to elements.
 //!
 //! *Promises*: who may not do something is refused before it is looked at; each edit, and
 //! each refusal, is in the audit log.
@@ -10,20 +10,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 
 use super::audit::{Audit, Record};
 use super::config::{Operators, Role};
 use super::inventory::ELEMENT;
-use super::listen::Peer;
+use super::view::Shared;
 use crate::api::config::{self, Site, document_at};
 use crate::api::discovery::INVENTORY;
 use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
 use crate::api::inventory::MODULE;
-use crate::api::server;
+use crate::api::listen::Peer;
+use crate::api::{no_resource, server, sse, stream_of};
 
 /// Leaves that operators may write wherever they are.
 const SWITCHES: [&str; 3] = ["kill", "observe-only", "drain"];
@@ -35,15 +38,18 @@ struct Guard {
 }
 
 /// The routes.
-pub fn routes(inventory: Arc<Site>, configured: Option<&Operators>, audit: Arc<Audit>) -> Router {
+pub fn routes(inventory: Arc<Site>, configured: Option<&Operators>, shared: Arc<Shared>) -> Router {
     let roles = configured.iter().flat_map(|operators| &operators.roles);
     let guard = Guard {
         roles: roles
             .map(|one| (one.certificate.clone(), one.role))
             .collect(),
-        audit,
+        audit: shared.audit.clone(),
     };
-    let routes = server::told(INVENTORY, MODULE.text, &[]).merge(config::routes(inventory));
+    let streams = Router::new().route("/restconf/streams/{*path}", get(events));
+    let routes = server::told(INVENTORY, MODULE.text, &[])
+        .merge(config::routes(inventory))
+        .merge(streams.with_state(shared));
     server::or_refused(routes).layer(middleware::from_fn_with_state(Arc::new(guard), judged))
 }
 
@@ -71,6 +77,19 @@ fn needed(method: &Method, path: &str) -> Role {
         Some((_, Some(leaf))) if SWITCHES.contains(&leaf) => Role::Operator,
         _ => Role::Admin,
     }
+}
+
+/// The notifications of one element.
+async fn events(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    server::check_stream(&uri, &headers)?;
+    let placed = stream_of(uri.path()).and_then(|name| shared.registry.placed(&name));
+    let placed = placed.ok_or_else(|| no_resource(uri.path()))?;
+    let reader = shared.feeds.watch(&placed).await?;
+    Ok(sse::carry(Body::new(reader)))
 }
 
 async fn judged(

@@ -1,26 +1,29 @@
 //! The inventory in memory, as a watch tells it.
 //!
 //! *Promises*: what is looked up is the inventory at one revision, at most a moment old; what
-//! must be handed back follows from each change.
+//! must be handed back, and which backends are to be looked at, follows from each change.
 //! *Refuses*: documents that the model does not have (reported, left out).
 //! *Caller's duty*: [`Registry::apply`] every event, in order.
 //! *Standard*: none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::inventory::{self, ELEMENT, HOST, TENANT};
 use super::store::{Change, Event};
 use crate::api::inventory::{Element, Host, Tenant};
+use crate::api::link::Address;
 
 /// See the module.
 #[derive(Default)]
 pub struct Registry {
     books: RwLock<Books>,
+    /// Counts changes.
+    changed: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -88,11 +91,20 @@ impl Placed {
     }
 }
 
+/// What follows from a change.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Due {
+    /// Sessions are handed back.
+    HandBack(HandBack),
+    /// A backend is new here: what it has is compared with what it should have.
+    Compare(Address),
+}
+
 /// An element whose sessions a backend is to hand back.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct HandBack {
-    /// The backend's socket.
-    pub backend: PathBuf,
+    /// The backend.
+    pub backend: Address,
     /// The element.
     pub element: String,
 }
@@ -114,6 +126,32 @@ impl Registry {
         books.placed(name)
     }
 
+    /// Told of every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Whether an element still is where it was, on the same port.
+    pub fn is_still(&self, was: &Placed) -> bool {
+        self.placed(&was.element.name).is_some_and(|is| {
+            is.host.name == was.host.name
+                && is.host.backend == was.host.backend
+                && is.element.port == was.element.port
+        })
+    }
+
+    /// The names of all elements, in order.
+    pub fn names(&self) -> BTreeSet<String> {
+        let books = self.books.read().unwrap_or_else(PoisonError::into_inner);
+        books.elements.keys().cloned().collect()
+    }
+
+    /// Whether a host has its backend at `address`.
+    pub fn has_backend(&self, address: &Address) -> bool {
+        let books = self.books.read().unwrap_or_else(PoisonError::into_inner);
+        books.hosts.values().any(|host| host.backend == *address)
+    }
+
     /// Whether `one` still is to be handed back.
     pub fn is_due(&self, one: &HandBack) -> bool {
         match self.placed(&one.element) {
@@ -123,17 +161,25 @@ impl Registry {
     }
 
     /// Takes an event; gives what follows from it.
-    pub fn apply(&self, event: Event) -> BTreeSet<HandBack> {
+    pub fn apply(&self, event: Event) -> BTreeSet<Due> {
         let mut books = self.books.write().unwrap_or_else(PoisonError::into_inner);
+        let due = Self::take_in(&mut books, event);
+        drop(books);
+        self.changed.send_modify(|count| *count += 1);
+        due
+    }
+
+    fn take_in(books: &mut Books, event: Event) -> BTreeSet<Due> {
         match event {
             Event::Everything(listing) => {
-                let before = std::mem::take(&mut *books).standing(None);
+                let before = std::mem::take(books);
+                let (before, backends) = (before.standing(None), before.backends());
                 for document in listing.documents {
                     let key = document.key.clone();
                     let document = Some(document);
                     books.take(&Change { key, document });
                 }
-                books.due(&before, None)
+                books.due(&before, None, &backends)
             }
             Event::Changed(changes) => {
                 let lists = || {
@@ -149,13 +195,14 @@ impl Registry {
                 let names: Option<BTreeSet<String>> =
                     lists().all(|list| list == ELEMENT).then(|| names.collect());
                 let before = books.standing(names.as_ref());
+                let backends = books.backends();
                 // What is gone first: an element that moves is gone and there in one commit.
                 let (gone, there): (Vec<_>, Vec<_>) =
                     changes.iter().partition(|one| one.document.is_none());
                 gone.into_iter()
                     .chain(there)
                     .for_each(|one| books.take(one));
-                books.due(&before, names.as_ref())
+                books.due(&before, names.as_ref(), &backends)
             }
         }
     }
@@ -187,20 +234,34 @@ impl Books {
         }
     }
 
+    /// Where the backends of all hosts are.
+    fn backends(&self) -> BTreeSet<Address> {
+        let hosts = self.hosts.values();
+        hosts.map(|host| host.backend.clone()).collect()
+    }
+
     /// What is to be handed back, of what stood as `before`, and of what is killed now and
-    /// was not known to be.
+    /// was not known to be; and which backends are new.
     fn due(
         &self,
         before: &BTreeMap<HandBack, bool>,
         names: Option<&BTreeSet<String>>,
-    ) -> BTreeSet<HandBack> {
+        backends: &BTreeSet<Address>,
+    ) -> BTreeSet<Due> {
         let now = self.standing(names);
         let gone = before.keys().filter(|one| !now.contains_key(one));
         let killed = now
             .iter()
             .filter(|(one, is_killed)| **is_killed && before.get(one) != Some(&true))
             .map(|(one, _)| one);
-        gone.chain(killed).cloned().collect()
+        let handed_back = gone.chain(killed).cloned().map(Due::HandBack);
+        let now = match names {
+            // Hosts are as they were.
+            Some(_) => BTreeSet::new(),
+            None => self.backends(),
+        };
+        let new = now.difference(backends).cloned().map(Due::Compare);
+        handed_back.chain(new).collect()
     }
 
     fn take(&mut self, change: &Change) {

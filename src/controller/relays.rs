@@ -7,6 +7,7 @@
 //! *Caller's duty*: mutual TLS, so that each connection has a [`Peer`].
 //! *Standard*: RFC 6750 section 3, RFC 8040.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,19 +15,19 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::audit::Record;
 use super::inventory::ELEMENT;
-use super::listen::Peer;
 use super::view::{Shared, View};
 use crate::api::config::{self, Site, document_at};
-use crate::api::discovery::{MODULE_TEXT, OFFLOAD, SESSION_OPERATIONS};
+use crate::api::discovery::{ELEMENT_OPERATIONS, MODULE_TEXT, OFFLOAD};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::identity::{self, TokenError};
 use crate::api::inventory::MODULE;
+use crate::api::listen::Peer;
 use crate::api::{no_resource, server};
 
 /// What the routes share.
@@ -42,12 +43,44 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
         shared,
         inventory: config::routes(inventory),
     };
-    let routes = server::told(OFFLOAD, MODULE_TEXT, SESSION_OPERATIONS)
-        .route("/restconf/operations/shunt-offload:offload", post(offload))
+    let routes = server::told(OFFLOAD, MODULE_TEXT, ELEMENT_OPERATIONS)
+        .route(
+            "/restconf/operations/shunt-offload:open-epoch",
+            call("open-epoch", |view, uri, headers, body| {
+                Box::pin(server::open_epoch(State(view), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:offload",
+            call("offload", |view, uri, headers, body| {
+                Box::pin(server::offload(State(view), uri, headers, body))
+            }),
+        )
         .route(
             "/restconf/operations/shunt-offload:withdraw",
-            post(withdraw),
+            call("withdraw", |view, uri, headers, body| {
+                Box::pin(server::withdraw(State(view), uri, headers, body))
+            }),
         )
+        .route(
+            "/restconf/operations/shunt-offload:sync",
+            call("sync", |view, uri, headers, body| {
+                Box::pin(server::sync(State(view), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:shield",
+            call("shield", |view, uri, headers, body| {
+                Box::pin(server::shield(State(view), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:unshield",
+            call("unshield", |view, uri, headers, body| {
+                Box::pin(server::unshield(State(view), uri, headers, body))
+            }),
+        )
+        .route("/restconf/streams/{*path}", get(events))
         .route("/restconf/data", get(read))
         .route("/restconf/data/{*path}", get(read));
     server::or_refused(routes).with_state(Arc::new(relays))
@@ -107,16 +140,13 @@ impl Relays {
                     "the inventory has no element on this port of this host: ask the operator",
                 )
             })?;
-        let name = &placed.element.name;
-        if !self
-            .shared
-            .meters
-            .is_newest(name, identity.fence, Instant::now())
-        {
+        let (name, now) = (&placed.element.name, Instant::now());
+        if !self.shared.meters.is_newest(name, identity.fence, now) {
             let message = "a newer connection of the element has taken the place of this one";
             return Err(denied("fenced", message));
         }
-        Ok(View::new(self.shared.clone(), placed, identity.host))
+        self.shared.feeds.fence(name, identity.fence);
+        Ok(View::new(self.shared.clone(), placed, identity))
     }
 }
 
@@ -140,34 +170,43 @@ impl From<TokenError> for NotBelieved {
     }
 }
 
-async fn offload(
-    State(relays): State<Arc<Relays>>,
-    Extension(peer): Extension<Peer>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let view = match relays.identify(&peer, &headers, "offload").await {
-        Ok(view) => view,
-        Err(refused) => return *refused,
-    };
-    let outcome = server::offload(State(view.clone()), uri, headers, body).await;
-    relays.logged(&view, "offload", None, outcome).await
+/// An operation of the model, carried out by a view.
+type Operation = fn(Arc<View>, Uri, HeaderMap, Body) -> Pending;
+type Pending = Pin<Box<dyn Future<Output = Result<Response, ApiError>> + Send>>;
+
+/// Where an element calls `operation`.
+fn call(name: &'static str, operation: Operation) -> MethodRouter<Arc<Relays>> {
+    post(
+        async move |State(relays): State<Arc<Relays>>,
+                    Extension(peer): Extension<Peer>,
+                    uri: Uri,
+                    headers: HeaderMap,
+                    body: Body| {
+            let view = match relays.identify(&peer, &headers, name).await {
+                Ok(view) => view,
+                Err(refused) => return *refused,
+            };
+            let outcome = operation(view.clone(), uri, headers, body).await;
+            relays.logged(&view, name, None, outcome).await
+        },
+    )
+    .options(|| server::allow("POST, OPTIONS"))
 }
 
-async fn withdraw(
+/// The element's own notifications.
+async fn events(
     State(relays): State<Arc<Relays>>,
     Extension(peer): Extension<Peer>,
     uri: Uri,
     headers: HeaderMap,
-    body: Body,
 ) -> Response {
-    let view = match relays.identify(&peer, &headers, "withdraw").await {
+    let view = match relays.identify(&peer, &headers, "events").await {
         Ok(view) => view,
         Err(refused) => return *refused,
     };
-    let outcome = server::withdraw(State(view.clone()), uri, headers, body).await;
-    relays.logged(&view, "withdraw", None, outcome).await
+    let path = uri.path().to_owned();
+    let outcome = view.stream(&uri, &headers).await;
+    relays.logged(&view, "events", Some(path), outcome).await
 }
 
 async fn read(

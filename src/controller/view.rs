@@ -2,65 +2,55 @@
 //!
 //! *Promises*: nothing here reaches another element; results come in the order of entries,
 //! those judged here among those of the backend.
-//! *Refuses*: other elements' names (404), entries that [`judge`] denies, and what is beyond
+//! *Refuses*: other elements' names (404), entries that [`Bounds::judge`] denies, and what is beyond
 //! the element's rate and number.
 //! *Caller's duty*: the element's identity was verified.
 //! *Standard*: RFC 8040; `shunt-offload`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
 use tokio::time::Instant;
 
-use super::audit::{Audit, Record, Refused};
-use super::judge::judge;
+use super::audit::{Audit, Record};
+use super::backends::Backends;
+use super::batch::{Batch, refused};
+use super::feeds::Feeds;
 use super::meter::Meters;
 use super::registry::{Bar, HandBack, Placed, Registry};
+use crate::api::bounds::Bounds;
 use crate::api::control::{Answer, Control, SessionPage};
-use crate::api::error::{ApiError, ErrorTag};
-use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
+use crate::api::epoch::{OpenEpochInput, OpenEpochOutput};
+use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
+use crate::api::identity::Identity;
+use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
 use crate::api::reload::ReloadOutput;
 use crate::api::session::{Session, SessionKey};
 use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{Ports, SessionReport, Statistics, Summary};
+use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
-use crate::api::{Client, ClientError};
+use crate::api::{Client, ClientError, no_resource, server, sse, stream_of};
+
+mod shields;
 
 /// Most sessions that are listed at once: a list is held in memory here.
 const LISTED_MAX: u32 = 65_536;
 
-const RATE: &str = "more sessions a second than the element's quota: ask later";
-const NUMBER: &str = "the element has as many sessions as its quota: withdraw some, or ask later";
+/// Where an element's notifications are, whatever its name.
+const OWN_STREAM: &str = "/restconf/streams/shunt-offload/json";
 
-/// The entries of an `offload`, as far as they are judged.
-#[derive(Default)]
-struct Batch {
-    /// What may go on, and where its result stands.
-    allowed: Vec<(usize, Session)>,
-    results: Vec<Option<OffloadResult>>,
-}
-
-impl Batch {
-    fn add(&mut self, session: Session, denied: Option<Fault>) {
-        let denied_with = OffloadStatus::AccessDenied;
-        let result = match denied {
-            Some(fault) => Some(OffloadResult::fault(session.key, denied_with, fault)),
-            None => {
-                self.allowed.push((self.results.len(), session));
-                None
-            }
-        };
-        self.results.push(result);
-    }
-
-    /// Refuses what comes after the first `in_time` entries that are allowed.
-    fn refuse_after(&mut self, in_time: usize) {
-        for (place, session) in self.allowed.split_off(in_time) {
-            self.results[place] = Some(quota(session, "rate", RATE));
-        }
-    }
-}
+/// Why a session is beyond the element's quota: the `error-app-tag`, and in words.
+const RATE: (&str, &str) = (
+    "rate",
+    "more sessions a second than the element's quota: ask later",
+);
+const NUMBER: (&str, &str) = (
+    "sessions",
+    "the element has as many sessions as its quota: withdraw some, or ask later",
+);
 
 /// What all views share.
 pub struct Shared {
@@ -68,6 +58,10 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// What elements have used.
     pub meters: Meters,
+    /// The ways to backends.
+    pub backends: Arc<Backends>,
+    /// What they tell.
+    pub feeds: Arc<Feeds>,
     /// The log.
     pub audit: Arc<Audit>,
 }
@@ -78,15 +72,22 @@ pub struct View {
     placed: Placed,
     /// The name of the relay's certificate.
     relay: String,
+    /// The number of the element's connection.
+    fence: u64,
+    /// When its token ends.
+    expires: Instant,
 }
 
 impl View {
-    /// The view of an element that asks through `relay`.
-    pub fn new(shared: Arc<Shared>, placed: Placed, relay: String) -> Self {
+    /// The view of an element that asks through a relay, as that vouches.
+    pub fn new(shared: Arc<Shared>, placed: Placed, identity: Identity) -> Self {
+        let left = identity.expires.duration_since(super::wall_clock());
         Self {
             shared,
             placed,
-            relay,
+            relay: identity.host,
+            fence: identity.fence,
+            expires: Instant::now() + left.unwrap_or_default(),
         }
     }
 
@@ -95,11 +96,17 @@ impl View {
     }
 
     fn backend(&self) -> Client {
-        Client::new(&self.placed.host.backend)
+        self.shared.backends.client(&self.placed.host.backend)
+    }
+
+    /// Refuses the name of an input where it is another's.
+    fn meant(&self, name: Option<&str>) -> Result<Option<String>, ApiError> {
+        name.map_or(Ok(()), |name| self.own(name))?;
+        Ok(Some(self.name().to_owned()))
     }
 
     /// Refuses every name but the element's own, as if there were no others.
-    fn own(&self, name: &str) -> Result<(), ApiError> {
+    pub(super) fn own(&self, name: &str) -> Result<(), ApiError> {
         if name == self.name() {
             Ok(())
         } else {
@@ -107,33 +114,96 @@ impl View {
         }
     }
 
+    async fn do_open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ApiError> {
+        let input = OpenEpochInput {
+            element: self.meant(input.element.as_deref())?,
+            fence: Some(self.fence),
+        };
+        let output = self.backend().open_epoch(input).await.map_err(of_backend)?;
+        self.shared.meters.forget(self.name(), Instant::now());
+        self.shared.audit.log(self.line("open-epoch")).await;
+        Ok(output)
+    }
+
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
-        if let Some(name) = &input.element {
-            self.own(name)?;
+        let element = self.meant(input.element.as_deref())?;
+        let mut batch = self.judged(input.session).await?;
+        let input = OffloadInput {
+            element,
+            fence: Some(self.fence),
+            session: batch.take_allowed(),
+            ..input
+        };
+        let mut output = OffloadOutput::default();
+        if !input.session.is_empty() {
+            output = self.backend().offload(input).await.map_err(of_backend)?;
+            let statuses = output.result.iter().map(|one| one.result);
+            self.added(statuses);
         }
+        output.result = batch.fill(output.result)?;
+        self.undo_if_late().await;
+        let entries = output.result.iter();
+        let entries = entries.map(|one| (&one.key, one.result.name(), one.error.as_ref()));
+        self.shared.audit.log(self.record("offload", entries)).await;
+        Ok(output)
+    }
+
+    /// A page's sessions are judged as those of `offload` are.
+    async fn do_sync(&self, mut input: SyncInput) -> Result<SyncOutput, ApiError> {
+        input.element = self.meant(input.element.as_deref())?;
+        input.fence = Some(self.fence);
+        let mut batch = Batch::default();
+        let mut keys = 0;
+        if let Some(page) = &mut input.page {
+            batch = self.judged(std::mem::take(&mut page.session)).await?;
+            page.session = batch.take_allowed();
+            keys = page.key.len();
+        }
+        let mut output = self.backend().sync(input).await.map_err(of_backend)?;
+        let of_sessions = output.result.split_off(keys.min(output.result.len()));
+        let statuses = of_sessions.iter().filter_map(|one| match one.result {
+            SyncStatus::Offload(status) => Some(status),
+            SyncStatus::Kept | SyncStatus::Absent => None,
+        });
+        self.added(statuses);
+        output.result.extend(batch.fill(of_sessions)?);
+        if output.swept.is_some() {
+            self.shared.meters.forget(self.name(), Instant::now());
+        }
+        self.undo_if_late().await;
+        let entries = output.result.iter();
+        let entries = entries.map(|one| (&one.key, one.result.name(), one.error.as_ref()));
+        self.shared.audit.log(self.record("sync", entries)).await;
+        Ok(output)
+    }
+
+    /// The sessions of a call, judged by everything that is known here.
+    async fn judged(&self, sessions: Vec<Session>) -> Result<Batch, ApiError> {
         let policy = &self.placed.element.policy;
         let mut batch = Batch::default();
-        for session in input.session {
-            let denied = self.judge(&session).err();
+        let bounds = self.placed.element.bounds();
+        for session in sessions {
+            let denied = self.judge(&bounds, &session).err();
             batch.add(session, denied);
         }
-        let rate = policy.requests_per_second;
-        let wanted = batch.allowed.len();
-        let in_time = self
-            .shared
-            .meters
-            .pass(self.name(), rate, wanted, Instant::now());
-        batch.refuse_after(in_time);
-        if !batch.allowed.is_empty() {
+        let (rate, wanted) = (policy.requests_per_second, batch.len());
+        let meters = &self.shared.meters;
+        let in_time = meters.pass(self.name(), rate, wanted, Instant::now());
+        batch.refuse_after(in_time, RATE);
+        if batch.len() > 0 {
             let room = u64::from(policy.sessions).saturating_sub(self.count().await?);
-            if batch.allowed.len() as u64 > room {
+            if batch.len() as u64 > room {
                 self.refuse_beyond(&mut batch, room).await?;
             }
         }
-        let output = self.forward(batch).await?;
-        self.undo_if_late().await;
-        self.shared.audit.log(self.record(&output)).await;
-        Ok(output)
+        Ok(batch)
+    }
+
+    /// Counts sessions that are new at the backend.
+    fn added(&self, statuses: impl Iterator<Item = OffloadStatus>) {
+        let new = statuses.filter(|status| *status == OffloadStatus::Offloaded);
+        let meters = &self.shared.meters;
+        meters.added(self.name(), new.count() as u64, Instant::now());
     }
 
     /// Hands back where a switch was turned, or the element moved, while its sessions were on
@@ -160,51 +230,22 @@ impl View {
 
     /// Refuses what is new beyond `room` sessions; what is there already may be offered again.
     async fn refuse_beyond(&self, batch: &mut Batch, mut room: u64) -> Result<(), ApiError> {
-        for (place, session) in std::mem::take(&mut batch.allowed) {
+        for (place, session) in batch.drain() {
             let found = self.backend().session(self.name(), &session.key).await;
             let is_there = found.map_err(of_backend)?.is_some();
             if is_there || room > 0 {
                 room -= u64::from(!is_there);
-                batch.allowed.push((place, session));
+                batch.allow(place, session);
             } else {
-                batch.results[place] = Some(quota(session, "sessions", NUMBER));
+                batch.refuse(place, session, NUMBER);
             }
         }
         Ok(())
     }
 
-    /// Sends on what is left of a batch.
-    async fn forward(&self, batch: Batch) -> Result<OffloadOutput, ApiError> {
-        let Batch {
-            allowed,
-            mut results,
-        } = batch;
-        let (places, sessions): (Vec<usize>, Vec<Session>) = allowed.into_iter().unzip();
-        if !sessions.is_empty() {
-            let input = OffloadInput {
-                element: Some(self.name().to_owned()),
-                session: sessions,
-            };
-            let output = self.backend().offload(input).await.map_err(of_backend)?;
-            let new = output.result.iter();
-            let new = new
-                .filter(|one| one.result == OffloadStatus::Offloaded)
-                .count();
-            let meters = &self.shared.meters;
-            meters.added(self.name(), new as u64, Instant::now());
-            for (place, one) in places.into_iter().zip(output.result) {
-                results[place] = Some(one);
-            }
-        }
-        // The backend promises a result for each session.
-        let result: Option<Vec<OffloadResult>> = results.into_iter().collect();
-        let result = result.ok_or_else(|| ApiError::failed("the backend left out results"))?;
-        Ok(OffloadOutput { result })
-    }
-
     /// Judges one session by switches and policy.
-    fn judge(&self, session: &Session) -> Result<(), Fault> {
-        judge(&self.placed.element, session)?;
+    fn judge(&self, bounds: &Bounds, session: &Session) -> Result<(), Fault> {
+        bounds.judge(session)?;
         let (app_tag, message) = match self.placed.bar() {
             None => return Ok(()),
             Some(Bar::Kill) => ("killed", "an operator has turned offloads off: ask later"),
@@ -237,11 +278,9 @@ impl View {
     }
 
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
-        if let Some(name) = &input.element {
-            self.own(name)?;
-        }
         let input = WithdrawInput {
-            element: Some(self.name().to_owned()),
+            element: self.meant(input.element.as_deref())?,
+            fence: Some(self.fence),
             ..input
         };
         let output = self.backend().withdraw(input).await.map_err(of_backend)?;
@@ -290,6 +329,25 @@ impl View {
         })
     }
 
+    /// The answer that carries the element's notifications.
+    pub(super) async fn stream(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Response, ApiError> {
+        server::check_stream(uri, headers)?;
+        let path = uri.path();
+        match stream_of(path) {
+            Some(name) => self.own(&name)?,
+            None if path == OWN_STREAM => {}
+            None => return Err(no_resource(path)),
+        }
+        let feeds = &self.shared.feeds;
+        let reader = feeds.open(&self.placed, self.fence, self.expires).await?;
+        self.shared.audit.log(self.line("events")).await;
+        Ok(sse::carry(Body::new(reader)))
+    }
+
     pub(super) fn line(&self, action: &str) -> Record {
         Record {
             by: "relay",
@@ -301,28 +359,32 @@ impl View {
         }
     }
 
-    fn record(&self, output: &OffloadOutput) -> Record {
-        let mut results = BTreeMap::new();
-        for one in &output.result {
-            *results.entry(one.result.name()).or_insert(0) += 1;
+    /// What the log says of a call, and of its entries: key, result and why not.
+    fn record<'a>(
+        &self,
+        action: &str,
+        entries: impl Iterator<Item = (&'a SessionKey, &'static str, Option<&'a ErrorEntry>)>,
+    ) -> Record {
+        let mut record = self.line(action);
+        for (key, result, error) in entries {
+            *record.results.entry(result).or_insert(0) += 1;
+            if let Some(error) = error {
+                record.refused.push(refused(key.to_string(), error));
+            }
         }
-        let refused = output.result.iter().filter_map(|one| {
-            let error = one.error.as_ref()?;
-            Some(Refused {
-                key: one.key.to_string(),
-                leaf: error.error_path.clone().unwrap_or_default(),
-                reason: error.error_app_tag.clone().unwrap_or_default(),
-            })
-        });
-        Record {
-            results,
-            refused: refused.collect(),
-            ..self.line("offload")
-        }
+        record
     }
 }
 
 impl Control for View {
+    fn open_epoch(&self, input: OpenEpochInput) -> Answer<'_, OpenEpochOutput> {
+        Box::pin(self.do_open_epoch(input))
+    }
+
+    fn sync(&self, input: SyncInput) -> Answer<'_, SyncOutput> {
+        Box::pin(self.do_sync(input))
+    }
+
     fn summary(&self) -> Answer<'_, Summary> {
         Box::pin(self.do_summary())
     }
@@ -377,12 +439,12 @@ impl Control for View {
         })
     }
 
-    fn shield(&self, _input: ShieldInput) -> Answer<'_, ShieldOutput> {
-        not_served("shields are asked for on the host")
+    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput> {
+        Box::pin(self.do_shield(input))
     }
 
-    fn unshield(&self, _input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
-        not_served("shields are asked for on the host")
+    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
+        Box::pin(self.do_unshield(input))
     }
 
     fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
@@ -399,23 +461,19 @@ fn not_served<'a, T: 'a>(message: &'static str) -> Answer<'a, T> {
     Box::pin(async { Err(refused) })
 }
 
-fn quota(session: Session, app_tag: &'static str, message: &str) -> OffloadResult {
-    let fault = Fault {
-        leaf: String::new(),
-        tag: ErrorTag::ResourceDenied,
-        app_tag,
-        message: message.to_owned(),
-    };
-    OffloadResult::fault(session.key, OffloadStatus::Quota, fault)
-}
-
 /// What a backend's refusal, or its silence, is to an element.
-fn of_backend(error: ClientError) -> ApiError {
+pub(super) fn of_backend(error: ClientError) -> ApiError {
     match error {
-        ClientError::Refused { status, mut errors } if !errors.is_empty() => ApiError {
-            status,
-            entry: Box::new(errors.swap_remove(0)),
-        },
+        // Of a whole call, 401 and 403 are about the controller and not about the element.
+        ClientError::Refused { status, mut errors }
+            if !errors.is_empty()
+                && ![StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) =>
+        {
+            ApiError {
+                status,
+                entry: Box::new(errors.swap_remove(0)),
+            }
+        }
         error => {
             log::warn!("a backend: {error}");
             ApiError::application(

@@ -191,9 +191,20 @@ impl Controller {
 
     /// SIGKILL, and a new start.
     pub fn restart(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// The same, with something happening between.
+    pub fn restart_after(&mut self, between: impl FnOnce()) {
         self.process.kill9();
+        between();
         self.process = spawn(&self.config, &self.dir);
         self.wait_ready();
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// SIGTERM.
@@ -246,15 +257,7 @@ impl Controller {
 
     /// The port of the listener that has `certificate`.
     pub fn port(&self, certificate: &Path) -> u16 {
-        let end = format!(", {}", certificate.display());
-        eventually_some(DEADLINE, "the listener is told", || {
-            let log = self.process.log();
-            let line = log
-                .lines()
-                .rev()
-                .find(|line| line.ends_with(&end) && line.contains("serving on"))?;
-            line.strip_suffix(&end)?.rsplit_once(':')?.1.parse().ok()
-        })
+        told_port(certificate, || self.process.log())
     }
 
     /// Waits until the lines of the audit log are as `wanted`: they are written behind the
@@ -270,6 +273,19 @@ impl Controller {
             wanted(&lines)
         });
     }
+}
+
+/// The port of the listener that has `certificate`, as a process tells in its `log`.
+pub fn told_port(certificate: &Path, mut log: impl FnMut() -> String) -> u16 {
+    let end = format!(", {}", certificate.display());
+    eventually_some(DEADLINE, "the listener is told", || {
+        let log = log();
+        let line = log
+            .lines()
+            .rev()
+            .find(|line| line.ends_with(&end) && line.contains("serving on"))?;
+        line.strip_suffix(&end)?.rsplit_once(':')?.1.parse().ok()
+    })
 }
 
 /// Runs `shunt controller --config … ARGUMENTS`.

@@ -8,11 +8,19 @@
     reason = "tests may be blunt"
 )]
 
+mod events;
+#[allow(dead_code, reason = "a part is for the relay's tests")]
+#[path = "../relay/guest.rs"]
+mod guest;
+mod host_file;
 mod lab;
+mod links;
 mod offload;
 mod operators;
 #[path = "../support/mod.rs"]
 mod support;
+mod tenancy;
+mod world;
 
 use serde_json::{Value, json};
 
@@ -208,6 +216,16 @@ fn what_the_controller_takes_and_tells_is_of_its_module() {
         ("/host/0/backend", json!("/")),
         ("/host/0/backend", json!("/b")),
         ("/host/0/backend", json!(format!("/{}", "b".repeat(107)))),
+        ("/host/0/backend", json!("https://h-1.example.net:8443")),
+        ("/host/0/backend", json!("https://192.0.2.1:1")),
+        ("/host/0/backend", json!("https://h1:65535")),
+        ("/host/0/backend", json!("https://h1:65536")),
+        ("/host/0/backend", json!("https://h1:0")),
+        ("/host/0/backend", json!("https://h1")),
+        ("/host/0/backend", json!("https://-h1:1")),
+        ("/host/0/backend", json!("https://a..b:1")),
+        ("/host/0/backend", json!("https://h1:1/")),
+        ("/host/0/backend", json!("http://h1:1")),
         ("/host/0/relay", json!(["a", "b", "a"])),
         ("/host/0/relay", json!(["*"])),
         ("/tenant/0/name", json!("other")),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Authority, Controller, INVENTORY, Identity, Reply, curl, mutual, wall_clock};
+use crate::lab::{Authority, Controller, INVENTORY, Identity, Reply, command, curl, mutual};
 use crate::support::shunt::Shunt;
 use crate::support::{Dir, eventually};
 use crate::{LOCAL, at};
@@ -42,13 +42,12 @@ const STATE: &str = "/restconf/data/shunt-offload:state";
 struct Lab {
     controller: Controller,
     servers: Authority,
-    relays: Authority,
     server: Identity,
     /// The relays of `h1` and `h2`.
     relay: [Identity; 2],
     /// Their backends.
     backend: [Shunt; 2],
-    _dirs: [Dir; 3],
+    dirs: [Dir; 3],
 }
 
 fn element(name: &str, number: usize) -> Value {
@@ -93,11 +92,10 @@ impl Lab {
         let lab = Self {
             controller,
             servers,
-            relays,
             server,
             relay,
             backend,
-            _dirs: dirs,
+            dirs,
         };
         for number in [0, 1] {
             eventually(Duration::from_secs(10), "the inventory is known", || {
@@ -271,115 +269,6 @@ fn an_element_s_sessions_reach_the_backend_of_its_host_and_results_keep_their_or
 }
 
 #[test]
-fn nothing_that_an_element_tries_reaches_another() {
-    let lab = Lab::new();
-    let of_b = json!({ "shunt-offload:input": { "session": [{
-        "key": "of-b", "protocol": "udp", "original": {
-            "ingress-vnic": "lan", "egress-vnic": "b-wan", "source-address": "10.0.0.2",
-            "source-port": 1, "destination-address": "192.0.2.9", "destination-port": 53,
-            "translation": { "source-address": "198.51.100.2" }
-        }
-    }]}});
-    assert_eq!(lab.of(1, "POST", OFFLOAD, Some(&of_b)).status, 200);
-    let before = lab.sessions();
-    assert_eq!(before, [0, 1]);
-
-    // By entry.
-    for (pointer, value) in [
-        ("/original/ingress-vnic", json!("b-wan")),
-        ("/original/egress-vnic", json!("b-wan")),
-        (
-            "/original/translation/source-address",
-            json!("198.51.100.2"),
-        ),
-        (
-            "/original/translation/destination-address",
-            json!("198.51.100.2"),
-        ),
-        ("/original/source-mac", json!("52:54:00:00:0b:02")),
-        ("/vouched", json!(true)),
-    ] {
-        let results = lab.offer(&[changed(pointer, value)]);
-        assert_eq!(
-            (results[0].0.as_str(), results[0].2.as_str()),
-            ("access-denied", &pointer[1..])
-        );
-    }
-    // By name and path.
-    let named = |mut body: Value| {
-        body["shunt-offload:input"]["element"] = json!("b");
-        body
-    };
-    let all = named(json!({ "shunt-offload:input": { "all": true } }));
-    let key = json!({ "shunt-offload:input": { "key": ["of-b"] } });
-    assert_eq!(
-        lab.of(0, "POST", OFFLOAD, Some(&named(of_b.clone())))
-            .status,
-        404
-    );
-    assert_eq!(lab.of(0, "POST", WITHDRAW, Some(&all)).status, 404);
-    let withdrawn = lab.of(0, "POST", WITHDRAW, Some(&key)).json();
-    assert_eq!(
-        withdrawn["shunt-offload:output"]["result"][0]["result"],
-        "absent"
-    );
-    for path in [
-        format!("{STATE}/element=b"),
-        format!("{STATE}/element=b/sessions/session=of-b"),
-        at("/element=b/policy"),
-        at("/element=a"),
-        at("/host=h1"),
-        INVENTORY.to_owned(),
-    ] {
-        assert_eq!(lab.of(0, "GET", &path, None).status, 404, "{path}");
-    }
-    let state = lab.of(0, "GET", STATE, None).body;
-    assert!(
-        !state.contains("of-b") && !state.contains("\"b\""),
-        "{state}"
-    );
-    // No operator's route.
-    for (method, path) in [
-        ("PUT", at("/element=a/policy")),
-        ("POST", INVENTORY.to_owned()),
-        ("DELETE", at("/element=b")),
-    ] {
-        let body = json!({ "shunt-inventory:policy": {} });
-        assert_eq!(
-            lab.of(0, method, &path, Some(&body)).status,
-            405,
-            "{method} {path}"
-        );
-    }
-    // By token: none, of another certificate, expired, of a port that is not there, of a
-    // relay that no host names, of an older connection.
-    let [one, two] = &lab.relay;
-    let body = json!({ "shunt-offload:input": { "session": [session("x", 9)] } });
-    let status = |relay: &Identity, token: &str| {
-        lab.with_token(relay, token, "POST", OFFLOAD, Some(&body))
-            .status
-    };
-    assert_eq!(status(one, ""), 401);
-    assert_eq!(status(one, "nonsense"), 401);
-    assert_eq!(status(one, &two.token("port1", 1)), 401);
-    let past = wall_clock() - Duration::from_secs(120);
-    assert_eq!(status(one, &one.token_at("port1", 1, past)), 401);
-    assert_eq!(status(one, &one.token("port2", 1)), 403);
-    let unknown = lab.relays.issue("r3", "relay.h3.example");
-    assert_eq!(status(&unknown, &unknown.token("port1", 1)), 403);
-    assert_eq!(lab.sessions(), before);
-    assert_eq!(status(one, &one.token("port1", 7)), 200);
-    assert_eq!(status(one, &one.token("port1", 6)), 403);
-
-    for status in [401, 403, 404] {
-        lab.controller.logs("refusals are logged", |lines| {
-            let is_one = |line: &Value| line["by"] == "relay" && line["status"] == status;
-            lines.iter().any(is_one)
-        });
-    }
-}
-
-#[test]
 fn quotas_and_switches_hold_and_a_kill_switch_hands_back_at_once() {
     let lab = Lab::new();
     let set = |path: &str, leaf: &str, value: Value| {
@@ -448,4 +337,51 @@ fn a_controller_that_is_killed_ends_no_session_and_goes_on_when_it_is_back() {
     let body = json!({ "shunt-offload:input": { "session": [session("s1", 1)] } });
     assert_eq!(lab.of(0, "POST", OFFLOAD, Some(&body)).status, 503);
     assert_eq!(lab.of(1, "GET", STATE, None).status, 200);
+}
+
+/// Takes what concerns an element out of a store that nobody has open.
+fn remove_from_store(dir: &Dir, config: &std::path::Path, element: &str) {
+    let (backup, store) = (dir.file("backup.jsonl"), dir.file("store.redb"));
+    let run = |what: &str| {
+        let said = command(config, &[what, backup.to_str().unwrap()]);
+        assert!(said.status.success(), "{said:?}");
+    };
+    run("--backup");
+    let text = std::fs::read_to_string(&backup).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    let before = lines.len();
+    let of_it = |line: &&str| line.contains(&format!("/{element}\",\"value\""));
+    lines.retain(|line| !of_it(line));
+    assert_eq!(lines.len(), before - 2, "{text}");
+    let end = format!(r#"{{"end":{{"documents":{}}}}}"#, lines.len() - 2);
+    *lines.last_mut().unwrap() = &end;
+    std::fs::write(&backup, lines.join("\n") + "\n").unwrap();
+    std::fs::remove_file(&store).unwrap();
+    run("--restore");
+}
+
+#[test]
+fn what_went_while_no_controller_ran_is_handed_back_when_one_starts() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.offer(&[session("s1", 1)])[0].0, "offloaded");
+    let of_b = json!({ "shunt-offload:input": { "session": [{
+        "key": "of-b", "protocol": "udp", "original": {
+            "ingress-vnic": "lan", "egress-vnic": "b-wan", "source-address": "10.0.0.2",
+            "source-port": 1, "destination-address": "192.0.2.9", "destination-port": 53,
+            "translation": { "source-address": "198.51.100.2" }
+        }
+    }]}});
+    assert_eq!(lab.of(1, "POST", OFFLOAD, Some(&of_b)).status, 200);
+    let (dir, config) = (&lab.dirs[0], lab.controller.config().to_owned());
+    lab.controller
+        .restart_after(|| remove_from_store(dir, &config, "a"));
+    eventually(
+        Duration::from_secs(10),
+        "a's sessions are handed back",
+        || lab.sessions() == [0, 1],
+    );
+    lab.controller.logs("it is logged", |lines| {
+        let is_one = |line: &Value| line["action"] == "hand-back" && line["element"] == "a";
+        lines.iter().any(is_one)
+    });
 }

@@ -118,6 +118,11 @@ impl Shunt {
         &mut self.process
     }
 
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.control
+    }
+
     /// The control API.
     pub fn control(&self) -> Control {
         Control::new(&self.control)

@@ -19,6 +19,8 @@ pub enum Kind {
     Input(&'static str),
     /// The body of its answer: `{"shunt-offload:output": …}`.
     Output(&'static str),
+    /// A notification as RESTCONF sends it: `{"ietf-restconf:notification": …}`.
+    Notification,
 }
 
 /// A validator.
@@ -66,6 +68,7 @@ impl Model {
             Kind::Config => ("config", body.clone()),
             Kind::Input(rpc) => ("rpc", enveloped(rpc, &body["shunt-offload:input"])),
             Kind::Output(rpc) => ("reply", enveloped(rpc, &body["shunt-offload:output"])),
+            Kind::Notification => ("notif", notified(body)),
         };
         let file = self.dir.write("instance.json", &instance.to_string());
         let mut argv = vec!["yanglint", "--type", form];
@@ -99,4 +102,16 @@ impl Model {
 fn enveloped(rpc: &str, content: &Value) -> Value {
     let name = format!("shunt-offload:{rpc}");
     json!({ name: content })
+}
+
+/// A notification without its envelope, which is no YANG.
+fn notified(body: &Value) -> Value {
+    let mut content = body["ietf-restconf:notification"].clone();
+    let time = content.as_object_mut().unwrap().remove("eventTime");
+    let time = time.expect("a time");
+    assert!(
+        time.as_str().is_some_and(|time| time.ends_with('Z')),
+        "{time}"
+    );
+    content
 }

@@ -37,8 +37,11 @@ pub struct Site {
     /// The configuration.
     pub datastore: Arc<dyn Datastore>,
     /// Containers of other modules beside it, by their qualified names.
-    pub state: Vec<(&'static str, Value)>,
+    pub state: Vec<(&'static str, Told)>,
 }
+
+/// What a container has at the moment.
+pub type Told = Box<dyn Fn() -> Value + Send + Sync>;
 
 /// The routes of `/restconf/data`.
 pub fn routes(site: Arc<Site>) -> Router {
@@ -62,7 +65,7 @@ impl Site {
     }
 
     /// A container of another module.
-    fn state_at(&self, path: &str) -> Option<&(&'static str, Value)> {
+    fn state_at(&self, path: &str) -> Option<&(&'static str, Told)> {
         let name = path.strip_prefix(DATA)?;
         self.state.iter().find(|(known, _)| *known == name)
     }
@@ -94,11 +97,11 @@ async fn read(
     check_accept(&headers)?;
     let query = Query::of_read(uri.query())?;
     let wanted = &query.selection;
-    if let Some((name, value)) = site.state_at(uri.path()) {
+    if let Some((name, told)) = site.state_at(uri.path()) {
         if query.content == Content::Config {
             return Err(no_such_content(uri.path(), "state", "nonconfig"));
         }
-        let value = wanted.apply(value.clone());
+        let value = wanted.apply(told());
         return Ok(respond(to_json(&json!({ *name: value }))?.into()));
     }
     let target = site.target(&uri)?;
@@ -150,9 +153,9 @@ fn datastore(site: &Site, found: Value, query: &Query, wanted: &Selection) -> Va
         }
     }
     if query.content != Content::Config {
-        for (name, value) in &site.state {
+        for (name, told) in &site.state {
             if let Some(wanted) = wanted.child(name) {
-                all.insert((*name).to_owned(), wanted.apply(value.clone()));
+                all.insert((*name).to_owned(), wanted.apply(told()));
             }
         }
     }

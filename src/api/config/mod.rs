@@ -24,7 +24,7 @@ mod tests;
 mod tree;
 
 pub use check::{not_unique, predicate};
-pub use http::{Site, routes};
+pub use http::{Site, Told, routes};
 pub use prefix::{InvalidPrefix, Prefix};
 
 use super::control::Answer;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::prefix::Prefix;
 use crate::api::error::ErrorTag;
+use crate::api::link::Address;
 use crate::packet::MacAddr;
 
 /// A module with configuration.
@@ -97,8 +98,8 @@ pub enum Type {
     Name(usize),
     /// Characters, 0 to so many.
     Text(usize),
-    /// An absolute path, 2 to so many characters.
-    Path(usize),
+    /// Where a backend is.
+    Backend,
     /// `true` or `false`.
     Boolean,
     /// A number of at most 32 bits.
@@ -243,12 +244,10 @@ impl Type {
             }
             // RFC 7950 section 9.4: no control characters but these.
             Self::Text(max) => is(length <= max && text.chars().all(is_yang_character)),
-            Self::Path(max) => {
-                let allowed = |c: char| is_yang_character(c) && !"\r\n".contains(c);
-                is((2..=max).contains(&length)
-                    && text.starts_with('/')
-                    && text.chars().all(allowed))
-            }
+            Self::Backend => text
+                .parse::<Address>()
+                .ok()
+                .map(|address| address.to_string()),
             Self::Mac => text.parse::<MacAddr>().ok().map(|mac| mac.to_string()),
             Self::Prefix => text.parse::<Prefix>().ok().map(|prefix| prefix.to_string()),
             Self::Boolean | Self::Number { .. } => None,
@@ -262,10 +261,9 @@ impl Type {
                 format!("1 to {max} of the characters a-z, A-Z, 0-9, `_`, `.` and `-`")
             }
             Self::Text(max) => format!("a text of at most {max} characters"),
-            Self::Path(max) => {
-                format!(
-                    "a path from `/`, such as /run/shunt/backend.sock, of at most {max} characters"
-                )
+            Self::Backend => {
+                "a socket's path from `/`, such as /run/shunt/backend.sock, or https://HOST:PORT"
+                    .to_owned()
             }
             Self::Boolean => "true or false".to_owned(),
             Self::Number { min, max } => format!("a number from {min} to {max}"),

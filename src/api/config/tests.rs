@@ -85,10 +85,8 @@ const TOP: &str = "/restconf/data/shunt-inventory:inventory";
 impl Client {
     fn new() -> Self {
         let memory = Arc::new(Memory::default());
-        let state = vec![(
-            "ietf-yang-library:yang-library",
-            json!({ "content-id": "x" }),
-        )];
+        let told: Told = Box::new(|| json!({ "content-id": "x" }));
+        let state = vec![("ietf-yang-library:yang-library", told)];
         let datastore = memory.clone();
         let routes = routes(Arc::new(Site { datastore, state }));
         Self { memory, routes }

@@ -11,7 +11,9 @@ mod schema;
 
 pub use schema::MODULE;
 
+use super::bounds::{Bounds, VnicBounds};
 use super::config::Prefix;
+use super::link::Address;
 use crate::packet::MacAddr;
 
 /// What an operator may turn off in a hurry.
@@ -41,8 +43,8 @@ pub struct Tenant {
 pub struct Host {
     /// Its name.
     pub name: String,
-    /// The control socket of its backend.
-    pub backend: std::path::PathBuf,
+    /// Where its backend is.
+    pub backend: Address,
     /// Names of the certificates that its relay may use.
     #[serde(default)]
     pub relay: Vec<String>,
@@ -75,6 +77,23 @@ pub struct Element {
     /// What it may ask for.
     #[serde(default)]
     pub policy: Policy,
+}
+
+impl Element {
+    /// What it may use.
+    pub fn bounds(&self) -> Bounds {
+        let vnics = self.vnic.iter().map(|vnic| VnicBounds {
+            name: vnic.name.clone(),
+            macs: vec![vnic.mac],
+            sources: vnic.source_prefix.clone(),
+        });
+        Bounds {
+            vnics: vnics.collect(),
+            sources: self.policy.source_prefix.clone(),
+            translations: self.policy.translation_prefix.clone(),
+            may_vouch: false,
+        }
+    }
 }
 
 /// A network device of an element.

@@ -13,7 +13,7 @@ pub(super) const REQUESTS_PER_SECOND: u32 = 1_000;
 /// The module.
 pub static MODULE: Module = Module {
     name: "shunt-inventory",
-    revision: "2026-11-23",
+    revision: "2026-11-24",
     namespace: "urn:shunt:inventory",
     text: include_str!("../../../docs/yang/shunt-inventory.yang"),
     top: Node::container(
@@ -63,7 +63,7 @@ const TENANT: &[Node] = &[
 const HOST: &[Node] = &[
     Node::mandatory("name", NAME),
     DESCRIPTION,
-    Node::mandatory("backend", Type::Path(107)),
+    Node::mandatory("backend", Type::Backend),
     Node::leaf_list("relay", NAME),
     Node::default("drain", Type::Boolean, Literal::Boolean(false)),
     KILL,

@@ -109,6 +109,26 @@ fn a_good_file_is_read_as_written() {
 }
 
 #[test]
+fn an_element_is_bounded_as_soon_as_one_list_of_prefixes_is_given() {
+    let bounds = |text: &str| Config::parse(text).unwrap().elements[0].bounds();
+    assert_eq!(bounds(GOOD), None);
+    let none = bounds(&with_line(8, "translation-prefixes = []")).unwrap();
+    assert!(none.translations.is_empty() && none.sources.is_empty());
+    let names: Vec<_> = none.vnics.iter().map(|vnic| vnic.name.as_str()).collect();
+    assert_eq!(names, ["lan", "wan"]);
+    let of_vnic = bounds(&with_line(
+        13,
+        "source-prefixes = [\"10.0.0.0/8\", \"::/0\"]",
+    ));
+    assert_eq!(of_vnic.unwrap().vnics[0].sources.len(), 2);
+    refused_at(
+        8,
+        "source-prefixes = [\"10.0.0.0\"]",
+        "write one such as 192.0.2.0/24",
+    );
+}
+
+#[test]
 fn polling_and_punt_rates_are_read_and_others_refused() {
     let config = Config::parse(&with_line(3, "polling = \"interrupt\"")).unwrap();
     assert_eq!(config.backend.polling, Polling::Interrupt);

@@ -12,9 +12,9 @@ struct Shape {
     elements: Vec<ElementShape>,
 }
 
-/// Name, quota, punt rate (and that of a shield) and vNICs; of each vNIC its name, MTU and
-/// whether it is on the first shared uplink.
-type ElementShape = (u8, u32, Option<u32>, Vec<(u8, u16, bool)>);
+/// Name, quota, punt rate (and that of a shield), vNICs, and a number that its bounds follow
+/// from; of each vNIC its name, MTU and whether it is on the first shared uplink.
+type ElementShape = (u8, u32, Option<u32>, Vec<(u8, u16, bool)>, u8);
 
 impl Shape {
     fn config(&self) -> Config {
@@ -25,8 +25,13 @@ impl Shape {
                  device = {{ type = 'tap', name = 'trunk{name}' }}\n"
             );
         }
-        for (element, quota, rate, vnics) in &self.elements {
+        for (element, quota, rate, vnics, bounds) in &self.elements {
             text += &format!("[[element]]\nname = 'e{element}'\nsessions = {quota}\n");
+            for (bit, key) in [(1, "source"), (2, "translation")] {
+                if bounds & bit != 0 {
+                    text += &format!("{key}-prefixes = ['10.0.0.0/8']\n");
+                }
+            }
             if let Some(rate) = rate {
                 text += &format!(
                     "punt-rate = {rate}\n[[element.shield]]\nname = 's'\naction = 'police'\n\
@@ -45,6 +50,9 @@ impl Shape {
                     "[[element.vnic]]\nname = 'v{vnic}'\nsocket = '/run/{element}-{vnic}'\n\
                      mac = '52:54:00:00:00:{vnic:02x}'\nmtu = {mtu}\nuplink = {uplink}\n"
                 );
+                if bounds & 4 != 0 {
+                    text += "source-prefixes = ['10.0.0.0/9']\n";
+                }
             }
         }
         Config::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -67,10 +75,11 @@ fn shape() -> impl Strategy<Value = Shape> {
         prop_oneof![Just(10u32), Just(20)],
         proptest::option::of(5u32..7),
         vnics,
+        0u8..8,
     );
     let elements = (names(4), proptest::collection::vec(element, 3)).prop_map(|(names, rest)| {
         let all = names.into_iter().zip(rest);
-        all.map(|(name, (quota, rate, vnics))| (name, quota, rate, vnics))
+        all.map(|(name, (quota, rate, vnics, bounds))| (name, quota, rate, vnics, bounds))
             .collect()
     });
     let shared = (names(3), proptest::collection::vec(mtu, 3))
@@ -131,7 +140,7 @@ proptest! {
 fn what_is_read_at_the_start_only_is_refused_by_name() {
     let shape = Shape {
         shared: Vec::new(),
-        elements: vec![(0, 10, None, vec![(0, 1500, false)])],
+        elements: vec![(0, 10, None, vec![(0, 1500, false)], 0)],
     };
     let runs = shape.config();
     let mut wanted = runs.clone();

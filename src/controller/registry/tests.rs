@@ -57,15 +57,17 @@ fn filled() -> Registry {
         documents,
         revision: Revision(1),
     }));
-    // What was killed while nobody watched.
-    assert_eq!(shown(&due), ["b@/h2"]);
+    // What was killed while nobody watched; and what else there may be.
+    assert_eq!(shown(&due), ["b@/h2", "?/h1", "?/h2"]);
     registry
 }
 
-fn shown(due: &BTreeSet<HandBack>) -> Vec<String> {
-    due.iter()
-        .map(|one| format!("{}@{}", one.element, one.backend.display()))
-        .collect()
+fn shown(due: &BTreeSet<Due>) -> Vec<String> {
+    let show = |one: &Due| match one {
+        Due::HandBack(one) => format!("{}@{}", one.element, one.backend),
+        Due::Compare(address) => format!("?{address}"),
+    };
+    due.iter().map(show).collect()
 }
 
 fn named(found: Option<Placed>) -> Option<String> {
@@ -99,7 +101,10 @@ fn an_element_that_moves_is_handed_back_where_it_was() {
     assert_eq!(named(registry.on_port("r-h2", "q")).as_deref(), Some("a"));
     let due = registry.apply(Event::Changed(vec![gone("element/h2/a")]));
     assert_eq!(shown(&due), ["a@/h2"]);
-    assert!(registry.is_due(due.first().unwrap()));
+    let Some(Due::HandBack(one)) = due.first() else {
+        panic!("{due:?}");
+    };
+    assert!(registry.is_due(one));
 }
 
 #[test]
@@ -118,14 +123,44 @@ fn a_kill_switch_hands_back_once_whatever_it_is_on() {
         assert_eq!(registry.placed("a").unwrap().bar(), Some(Bar::Kill));
         assert!(registry.apply(kill()).is_empty());
         assert!(registry.is_due(&HandBack {
-            backend: "/h1".into(),
+            backend: "/h1".parse().unwrap(),
             element: "a".to_owned()
         }));
     }
     let registry = filled();
     assert!(!registry.is_due(&HandBack {
-        backend: "/h1".into(),
+        backend: "/h1".parse().unwrap(),
         element: "a".to_owned()
     }));
     assert_eq!(registry.placed("a").unwrap().bar(), None);
+}
+
+#[test]
+fn a_backend_is_looked_at_when_it_is_new_to_the_inventory() {
+    let registry = filled();
+    let of_host = |content: Value| Event::Changed(vec![changed("host/h1", content)]);
+    let mut moved = host("h1");
+    assert!(registry.apply(of_host(moved.clone())).is_empty());
+    moved["backend"] = json!("https://h1.example:8443");
+    // Its element is handed back at the old one.
+    let expected = ["a@/h1", "?https://h1.example:8443"];
+    assert_eq!(shown(&registry.apply(of_host(moved))), expected);
+    assert!(!registry.has_backend(&"/h1".parse().unwrap()));
+    let tenant = changed("tenant/t", json!({ "name": "t", "observe-only": true }));
+    assert!(registry.apply(Event::Changed(vec![tenant])).is_empty());
+}
+
+#[test]
+fn an_element_is_still_there_until_it_moves() {
+    let registry = filled();
+    let (was, mut changes) = (registry.placed("a").unwrap(), registry.changes());
+    let same = changed("element/h1/a", element("a", "h1", json!({ "kill": true })));
+    registry.apply(Event::Changed(vec![same]));
+    assert!(changes.has_changed().unwrap() && registry.is_still(&was));
+    let ported = changed("element/h1/a", element("a", "h1", json!({ "port": "q" })));
+    registry.apply(Event::Changed(vec![ported]));
+    assert!(!registry.is_still(&was));
+    changes.mark_unchanged();
+    registry.apply(Event::Changed(vec![gone("element/h1/a")]));
+    assert!(changes.has_changed().unwrap() && !registry.is_still(&was));
 }

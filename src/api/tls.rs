@@ -1,9 +1,9 @@
-//! Mutual TLS whose files may change while it runs.
+//! Mutual TLS, of servers and clients, whose files may change while it runs.
 //!
 //! *Promises*: new files are taken when they change or at SIGHUP, for new connections; old
 //! connections then end with the request they are at. Files that cannot be used change
 //! nothing and are reported.
-//! *Refuses*: TLS below 1.3, clients without a certificate of their authority.
+//! *Refuses*: TLS below 1.3, peers without a certificate of their authority.
 //! *Caller's duty*: replace a file by renaming, the key before the certificate.
 //! *Standard*: RFC 8446, RFC 5280, RFC 7301 (`h2`, `http/1.1`).
 
@@ -14,16 +14,25 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use webpki::EndEntityCert;
-
-use super::config::Files;
 
 /// How often files are looked at.
 const LOOK_AT: Duration = Duration::from_secs(5);
 
-/// Why TLS cannot be served.
+/// What mutual TLS is made of, PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Files {
+    /// The own certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of peers.
+    pub authorities: PathBuf,
+}
+
+/// Why TLS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file is no PEM of what it should be.
@@ -47,7 +56,7 @@ pub enum TlsError {
         /// Why.
         source: rustls::Error,
     },
-    /// Clients cannot be verified.
+    /// Peers cannot be verified.
     #[error("the authorities in {} cannot be used", path.display())]
     Authority {
         /// The file.
@@ -57,43 +66,75 @@ pub enum TlsError {
     },
 }
 
-/// Reads `files`.
+/// What a server serves with `files`.
 ///
 /// # Errors
 /// See [`TlsError`].
-pub fn load(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let authority = |source: Box<dyn std::error::Error + Send + Sync>| TlsError::Authority {
-        path: files.client_ca.clone(),
-        source,
-    };
-    let mut roots = RootCertStore::empty();
-    for root in certificates(&files.client_ca)? {
-        roots.add(root).map_err(|error| authority(error.into()))?;
-    }
+    let roots = roots(files)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
         .build()
-        .map_err(|error| authority(error.into()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::Pem {
-        path: files.key.clone(),
-        what: "private key",
-        source,
-    })?;
-    let unusable = |source| TlsError::Unusable {
-        path: files.certificate.clone(),
-        source,
-    };
+        .map_err(|error| authority(files)(error.into()))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(unusable)?
+        .map_err(unusable(files))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&files.certificate)?, key)
-        .map_err(unusable)?;
+        .with_single_cert(certificates(&files.certificate)?, key(files)?)
+        .map_err(unusable(files))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A resumed session would outlive the authority that vouched for it.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// What a client connects with.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn client(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(unusable(files))?
+        .with_root_certificates(roots(files)?)
+        .with_client_auth_cert(certificates(&files.certificate)?, key(files)?)
+        .map_err(unusable(files))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+fn roots(files: &Files) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates(&files.authorities)? {
+        let added = roots.add(root);
+        added.map_err(|error| authority(files)(error.into()))?;
+    }
+    Ok(roots)
+}
+
+fn key(files: &Files) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(&files.key).map_err(|source| TlsError::Pem {
+        path: files.key.clone(),
+        what: "private key",
+        source,
+    })
+}
+
+fn authority(files: &Files) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> TlsError {
+    |source| TlsError::Authority {
+        path: files.authorities.clone(),
+        source,
+    }
+}
+
+fn unusable(files: &Files) -> impl Fn(rustls::Error) -> TlsError {
+    |source| TlsError::Unusable {
+        path: files.certificate.clone(),
+        source,
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -123,11 +164,12 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     }
 }
 
-/// Keeps what `current` tells as the files are, until nobody listens; `hangup` is told at
-/// SIGHUP.
-pub async fn keep(
+/// Keeps what `current` tells as the files are, until nobody listens; `load` makes it of them,
+/// and `hangup` is told at SIGHUP.
+pub async fn keep<T>(
     files: Files,
-    current: watch::Sender<Arc<ServerConfig>>,
+    load: fn(&Files) -> Result<T, TlsError>,
+    current: watch::Sender<T>,
     mut hangup: watch::Receiver<u64>,
 ) {
     let mut seen = stamps(&files);
@@ -166,7 +208,7 @@ pub async fn keep(
 
 /// When the files were changed.
 fn stamps(files: &Files) -> [Option<SystemTime>; 3] {
-    [&files.certificate, &files.key, &files.client_ca].map(|path| {
+    [&files.certificate, &files.key, &files.authorities].map(|path| {
         std::fs::metadata(path)
             .and_then(|found| found.modified())
             .ok()

@@ -24,13 +24,13 @@ use axum::response::Response;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Frame, SizeHint};
 
-use crate::api::server::BODY_MAX;
+use super::server::BODY_MAX;
 
 /// How long is waited for what nobody reads.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The layer.
-pub async fn drained(request: Request, next: Next) -> Response {
+pub(super) async fn drained(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }

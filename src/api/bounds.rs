@@ -1,135 +1,149 @@
-//! Whether an element may ask for a session.
+//! Which sessions an element may ask for.
 //!
 //! *Promises*: a session that passes uses the element's own vNICs only, and no packet it
-//! forwards leaves with a source that is not the element's to use.
+//! forwards leaves with a source that is not the element's to use. The controller judges so
+//! by its inventory, and the backend again by its host's file.
 //! *Refuses*: the rest, with the leaf at fault; what is not allowed is denied.
 //! *Caller's duty*: that the session does not contradict itself is the backend's to judge.
 //! *Standard*: none.
 
 use std::net::IpAddr;
 
-use crate::api::config::Prefix;
-use crate::api::error::ErrorTag;
-use crate::api::inventory::{Element, Vnic};
-use crate::api::offload::Fault;
-use crate::api::session::{Directions, Session};
+use super::config::Prefix;
+use super::error::ErrorTag;
+use super::offload::Fault;
+use super::session::{Directions, Session};
 use crate::packet::MacAddr;
 
-/// Judges `session` of `element`.
-///
-/// # Errors
-/// Why it is denied.
-pub fn judge(element: &Element, session: &Session) -> Result<(), Fault> {
-    if session.vouched {
-        let message = "elements cannot vouch: leave it out".to_owned();
-        return Err(denied("vouched", "vouched", message));
-    }
-    let (original, reply) = (&session.original, &session.reply);
-    let (has_original, has_reply) = match session.directions {
-        Directions::Both => (true, true),
-        Directions::Original => (true, false),
-        Directions::Reply => (false, true),
-    };
-    let ingress = own(element, &original.ingress_vnic, "original/ingress-vnic")?;
-    let egress = own(element, &original.egress_vnic, "original/egress-vnic")?;
-    if let Some(name) = &reply.ingress_vnic {
-        own(element, name, "reply/ingress-vnic")?;
-    }
-    let reply_egress = match &reply.egress_vnic {
-        Some(name) => own(element, name, "reply/egress-vnic")?,
-        None => ingress,
-    };
-    for (mac, leaf) in [
-        (original.source_mac, "original/source-mac"),
-        (reply.source_mac, "reply/source-mac"),
-    ] {
-        own_mac(element, mac, leaf)?;
-    }
+/// What an element may use.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bounds {
+    /// Its vNICs.
+    pub vnics: Vec<VnicBounds>,
+    /// Sources of packets that leave untranslated, by vNICs that have none of their own.
+    pub sources: Vec<Prefix>,
+    /// Addresses that translations may use.
+    pub translations: Vec<Prefix>,
+    /// Whether a session may be vouched for: an operator may, an element may not.
+    pub may_vouch: bool,
+}
 
-    let translation = &original.translation;
-    if let Some(address) = translation.source_address {
-        let leaf = "original/translation/source-address";
-        translated(element, address, leaf)?;
-    } else if has_original {
-        leaves_by(
-            element,
-            egress,
-            original.source_address,
-            "original/source-address",
-        )?;
-    }
-    match translation.destination_address {
-        Some(address) => {
-            let policy = &element.policy;
-            if !within(&policy.source_prefix, address) {
-                translated(element, address, "original/translation/destination-address")?;
-            }
-            // The answers leave with the address that was translated.
-            translated(
-                element,
-                original.destination_address,
-                "original/destination-address",
-            )
+/// What a vNIC may be used for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VnicBounds {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub macs: Vec<MacAddr>,
+    /// Sources of packets that leave by it untranslated; none: those of the element.
+    pub sources: Vec<Prefix>,
+}
+
+impl Bounds {
+    /// Judges `session`.
+    ///
+    /// # Errors
+    /// Why it is denied.
+    pub fn judge(&self, session: &Session) -> Result<(), Fault> {
+        if session.vouched && !self.may_vouch {
+            let message = "elements cannot vouch: leave it out".to_owned();
+            return Err(denied("vouched", "vouched", message));
         }
-        None if has_reply => leaves_by(
-            element,
-            reply_egress,
-            original.destination_address,
-            "original/destination-address",
-        ),
-        None => Ok(()),
-    }
-}
+        let (original, reply) = (&session.original, &session.reply);
+        let (has_original, has_reply) = match session.directions {
+            Directions::Both => (true, true),
+            Directions::Original => (true, false),
+            Directions::Reply => (false, true),
+        };
+        let ingress = self.own(&original.ingress_vnic, "original/ingress-vnic")?;
+        let egress = self.own(&original.egress_vnic, "original/egress-vnic")?;
+        if let Some(name) = &reply.ingress_vnic {
+            self.own(name, "reply/ingress-vnic")?;
+        }
+        let reply_egress = match &reply.egress_vnic {
+            Some(name) => self.own(name, "reply/egress-vnic")?,
+            None => ingress,
+        };
+        self.own_mac(original.source_mac, "original/source-mac")?;
+        self.own_mac(reply.source_mac, "reply/source-mac")?;
 
-fn own<'a>(element: &'a Element, name: &str, leaf: &str) -> Result<&'a Vnic, Fault> {
-    let found = element.vnic.iter().find(|vnic| vnic.name == name);
-    found.ok_or_else(|| {
-        let shown: String = name.chars().take(64).collect();
-        denied(
-            leaf,
-            "unknown-vnic",
-            format!("the element has no vNIC `{shown}`"),
-        )
-    })
-}
-
-/// A source MAC is a vNIC's, or a virtual router's (RFC 9568 section 7.3).
-fn own_mac(element: &Element, mac: Option<MacAddr>, leaf: &str) -> Result<(), Fault> {
-    let Some(mac) = mac else { return Ok(()) };
-    let is_virtual = matches!(mac.0, [0, 0, 0x5e, 0, 1 | 2, _]);
-    if is_virtual || element.vnic.iter().any(|vnic| vnic.mac == mac) {
-        return Ok(());
+        let translation = &original.translation;
+        if let Some(address) = translation.source_address {
+            self.translated(address, "original/translation/source-address")?;
+        } else if has_original {
+            let leaf = "original/source-address";
+            self.leaves_by(egress, original.source_address, leaf)?;
+        }
+        let destination = original.destination_address;
+        match translation.destination_address {
+            Some(address) => {
+                if !within(&self.sources, address) {
+                    self.translated(address, "original/translation/destination-address")?;
+                }
+                // The answers leave with the address that was translated.
+                self.translated(destination, "original/destination-address")
+            }
+            None if has_reply => {
+                self.leaves_by(reply_egress, destination, "original/destination-address")
+            }
+            None => Ok(()),
+        }
     }
-    let message = format!("{mac} is no address of the element's vNICs: leave it out");
-    Err(denied(leaf, "address", message))
-}
 
-fn translated(element: &Element, address: IpAddr, leaf: &str) -> Result<(), Fault> {
-    if within(&element.policy.translation_prefix, address) {
-        return Ok(());
+    /// The element's vNIC `name`.
+    ///
+    /// # Errors
+    /// It is not the element's.
+    pub fn own(&self, name: &str, leaf: &str) -> Result<&VnicBounds, Fault> {
+        let found = self.vnics.iter().find(|vnic| vnic.name == name);
+        found.ok_or_else(|| {
+            let shown: String = name.chars().take(64).collect();
+            denied(
+                leaf,
+                "unknown-vnic",
+                format!("the element has no vNIC `{shown}`"),
+            )
+        })
     }
-    let message = format!(
-        "the element may not translate with {address}: ask the operator for its \
-         `translation-prefix`"
-    );
-    Err(denied(leaf, "address", message))
-}
 
-/// A packet with an untranslated source leaves by `vnic`.
-fn leaves_by(element: &Element, vnic: &Vnic, source: IpAddr, leaf: &str) -> Result<(), Fault> {
-    let prefixes = match vnic.source_prefix.as_slice() {
-        [] => &element.policy.source_prefix,
-        own => own,
-    };
-    if within(prefixes, source) {
-        return Ok(());
+    /// A source MAC is a vNIC's, or a virtual router's (RFC 9568 section 7.3).
+    fn own_mac(&self, mac: Option<MacAddr>, leaf: &str) -> Result<(), Fault> {
+        let Some(mac) = mac else { return Ok(()) };
+        let is_virtual = matches!(mac.0, [0, 0, 0x5e, 0, 1 | 2, _]);
+        if is_virtual || self.vnics.iter().any(|vnic| vnic.macs.contains(&mac)) {
+            return Ok(());
+        }
+        let message = format!("{mac} is no address of the element's vNICs: leave it out");
+        Err(denied(leaf, "address", message))
     }
-    let message = format!(
-        "packets from {source} may not leave by vNIC `{}`: ask the operator for its \
-         `source-prefix`",
-        vnic.name
-    );
-    Err(denied(leaf, "address", message))
+
+    fn translated(&self, address: IpAddr, leaf: &str) -> Result<(), Fault> {
+        if within(&self.translations, address) {
+            return Ok(());
+        }
+        let message = format!(
+            "the element may not translate with {address}: ask the operator for its \
+             `translation-prefix`"
+        );
+        Err(denied(leaf, "address", message))
+    }
+
+    /// A packet with an untranslated source leaves by `vnic`.
+    fn leaves_by(&self, vnic: &VnicBounds, source: IpAddr, leaf: &str) -> Result<(), Fault> {
+        let prefixes = match vnic.sources.as_slice() {
+            [] => &self.sources,
+            own => own,
+        };
+        if within(prefixes, source) {
+            return Ok(());
+        }
+        let message = format!(
+            "packets from {source} may not leave by vNIC `{}`: ask the operator for its \
+             `source-prefix`",
+            vnic.name
+        );
+        Err(denied(leaf, "address", message))
+    }
 }
 
 fn within(prefixes: &[Prefix], address: IpAddr) -> bool {
@@ -150,6 +164,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::inventory::Element;
 
     /// A NAT router: clients behind `lan`, one public address at `wan`, a server inside.
     fn element() -> Element {
@@ -180,7 +195,7 @@ mod tests {
 
     fn outcome(session: Value) -> Result<(), String> {
         let session: Session = serde_json::from_value(session).unwrap();
-        judge(&element(), &session).map_err(|fault| {
+        element().bounds().judge(&session).map_err(|fault| {
             assert_eq!(fault.tag, ErrorTag::AccessDenied);
             fault.leaf
         })
@@ -296,6 +311,6 @@ mod tests {
         element.policy = Default::default();
         element.vnic[0].source_prefix.clear();
         let session: Session = serde_json::from_value(session()).unwrap();
-        assert!(judge(&element, &session).is_err());
+        assert!(element.bounds().judge(&session).is_err());
     }
 }
