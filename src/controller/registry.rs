@@ -1,7 +1,8 @@
 //! The inventory in memory, as a watch tells it.
 //!
 //! *Promises*: what is looked up is the inventory at one revision, at most a moment old; what
-//! must be handed back follows from each change.
+//! must be handed back follows from each change. Where several watches tell it, each of their
+//! prefixes is at one revision.
 //! *Refuses*: documents that the model does not have (reported, left out).
 //! *Caller's duty*: [`Registry::apply`] every event, in order.
 //! *Standard*: none.
@@ -127,7 +128,8 @@ impl Registry {
         let mut books = self.books.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Everything(listing) => {
-                let before = std::mem::take(&mut *books).standing(None);
+                let before = books.standing(None);
+                books.forget(&listing.prefix);
                 for document in listing.documents {
                     let key = document.key.clone();
                     let document = Some(document);
@@ -203,6 +205,27 @@ impl Books {
         gone.chain(killed).cloned().collect()
     }
 
+    /// Forgets what lies under `prefix`.
+    fn forget(&mut self, prefix: &str) {
+        if prefix.is_empty() {
+            *self = Self::default();
+            return;
+        }
+        let tenants = self.tenants.keys().map(|name| format!("{TENANT}/{name}"));
+        let hosts = self.hosts.keys().map(|name| format!("{HOST}/{name}"));
+        let elements = self.elements.values();
+        let elements = elements.map(|one| inventory::element_key(&one.host, &one.name));
+        let keys: Vec<String> = tenants
+            .chain(hosts)
+            .chain(elements)
+            .filter(|key| key.starts_with(prefix))
+            .collect();
+        for key in keys {
+            let document = None;
+            self.take(&Change { key, document });
+        }
+    }
+
     fn take(&mut self, change: &Change) {
         let name = inventory::last_part(&change.key);
         let content = change.document.as_ref().and_then(inventory::read);
@@ -225,6 +248,10 @@ impl Books {
             }
             Some(ELEMENT) => {
                 if let Some(old) = self.elements.get(name) {
+                    // Gone from a host that it has left before: another watch was quicker.
+                    if content.is_none() && old.host != inventory::host_part(&change.key) {
+                        return;
+                    }
                     let port = old.port.clone().unwrap_or_default();
                     let place = (old.host.clone(), port);
                     if self.ports.get(&place).is_some_and(|owner| owner == name) {

@@ -189,9 +189,14 @@ impl Controller {
         });
     }
 
+    /// SIGKILL.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
     /// SIGKILL, and a new start.
     pub fn restart(&mut self) {
-        self.process.kill9();
+        self.kill9();
         self.process = spawn(&self.config, &self.dir);
         self.wait_ready();
     }

@@ -8,6 +8,7 @@
     reason = "tests may be blunt"
 )]
 
+mod etcd;
 mod lab;
 mod offload;
 mod operators;
