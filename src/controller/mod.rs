@@ -46,7 +46,7 @@ use config::{Config, ConfigError, Files};
 use inventory::Inventory;
 use meter::Meters;
 use registry::Registry;
-use store::{ArchiveError, Etcd, Store, StoreError, Watch};
+use store::{ArchiveError, Etcd, StoreError, Watch};
 use tls::TlsError;
 use view::Shared;
 

@@ -1,6 +1,11 @@
 //! Several controllers over etcd: whichever process is killed under load, what was accepted
 //! is there, and sessions go on.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "the threads of a test note what was accepted"
+)]
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
