@@ -235,7 +235,7 @@ async fn bound(backend: &Backend, wanted: &ElementConfig) -> Result<(), ApiError
         bounds: bounds.clone(),
         ..(*element).clone()
     };
-    replace(backend, &element, new);
+    replace(backend, &element, new).await;
     let Some(bounds) = bounds else { return Ok(()) };
     let mut cursor = Some(0);
     while let Some(from) = cursor {

@@ -1,15 +1,17 @@
 //! The file of `shunt controller --config FILE`.
 //!
 //! *Promises*: unknown keys are refused; an error says the line and what is wrong there.
-//! *Refuses*: two roles for one name.
+//! *Refuses*: two roles for one name; a store that is two, or none.
 //! *Caller's duty*: certificates are looked at when they are loaded.
 //! *Standard*: TOML 1.0; `docs/controller.md` describes every key.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::store::{self, Settings};
 use crate::api::tls::Files;
 
 /// Everything in the file.
@@ -49,18 +51,70 @@ impl Default for Process {
     }
 }
 
-/// `[store]`.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+/// `[store]`: a file, or etcd.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StoreConfig {
     /// The embedded store.
-    pub file: PathBuf,
+    pub file: Option<PathBuf>,
+    /// URLs of members of an etcd cluster, those to prefer first.
+    pub etcd: Option<Vec<String>>,
+    /// What etcd's keys begin with.
+    pub prefix: Option<String>,
+    /// The authorities of etcd's members.
+    pub ca: Option<PathBuf>,
+    /// Our certificate for etcd.
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// etcd's own `--max-txn-ops`.
+    pub max_txn_ops: Option<NonZeroU16>,
+    /// What the names of hosts begin with whose elements are served; none: of all hosts.
+    pub hosts: Vec<String>,
 }
 
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            file: "/var/lib/shunt/controller.redb".into(),
+impl StoreConfig {
+    /// The embedded store's file.
+    pub fn file(&self) -> &Path {
+        let default = || Path::new("/var/lib/shunt/controller.redb");
+        self.file.as_deref().unwrap_or_else(default)
+    }
+
+    /// Where etcd is, if that is the store.
+    pub fn etcd(&self) -> Option<Settings> {
+        let own = self.certificate.clone().zip(self.key.clone());
+        Some(Settings {
+            members: self.etcd.clone()?,
+            files: self.ca.clone().map(|ca| store::Files { ca, own }),
+            prefix: self.prefix.clone().unwrap_or_else(|| "/shunt/".to_owned()),
+            operations_max: self.max_txn_ops.map_or(128, |max| max.get().into()),
+        })
+    }
+
+    /// What is wrong, if anything.
+    fn fault(&self) -> Option<&'static str> {
+        let Some(members) = &self.etcd else {
+            let for_etcd = [&self.ca, &self.certificate, &self.key];
+            let is_for_etcd = for_etcd.iter().any(|one| one.is_some())
+                || self.prefix.is_some()
+                || self.max_txn_ops.is_some();
+            return is_for_etcd.then_some("only `file` and `hosts` are used without `etcd`");
+        };
+        let all = |scheme| members.iter().all(|url| url.starts_with(scheme));
+        if self.file.is_some() {
+            Some("`file` and `etcd` are two stores, name one")
+        } else if members.is_empty() {
+            Some("`etcd` needs a URL for each member, at least one")
+        } else if self.prefix.as_ref().is_some_and(String::is_empty) {
+            Some("`prefix` must not be empty")
+        } else if self.certificate.is_some() != self.key.is_some() {
+            Some("`certificate` and `key` go together")
+        } else if self.ca.is_none() && (self.key.is_some() || !all("http://")) {
+            Some("members with TLS, `https://…`, need `ca`; those without are `http://…`")
+        } else if self.ca.is_some() && !all("https://") {
+            Some("with `ca`, every member must be `https://…`")
+        } else {
+            None
         }
     }
 }
@@ -176,6 +230,14 @@ pub enum ConfigError {
         /// What, and where.
         source: Box<toml::de::Error>,
     },
+    /// `[store]` does not fit together.
+    #[error("the configuration {}: [store]: {fault}", path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: &'static str,
+    },
     /// One name has two roles.
     #[error("the configuration {}: `{name}` has two roles, give it one", path.display())]
     TwoRoles {
@@ -233,6 +295,10 @@ impl Config {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
+        if let Some(fault) = config.store.fault() {
+            let path = path.to_owned();
+            return Err(ConfigError::Store { path, fault });
+        }
         let roles = config
             .operators
             .iter()
@@ -247,5 +313,42 @@ impl Config {
             }
         }
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(text: &str) -> StoreConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_store_is_a_file_or_etcd_with_all_that_its_urls_need() {
+        let tls = "ca = 'a'\ncertificate = 'c'\nkey = 'k'\n";
+        for sound in [
+            "",
+            "file = 'f'",
+            "hosts = ['rack7-']",
+            "etcd = ['http://e:2379']\nprefix = 'p'\nmax-txn-ops = 512",
+            "etcd = ['https://e:2379', 'https://f:2379']\nca = 'a'",
+            &format!("{tls}etcd = ['https://e:2379']"),
+        ] {
+            assert_eq!(store(sound).fault(), None, "{sound}");
+        }
+        for unsound in [
+            "etcd = []",
+            "etcd = ['e:2379']",
+            "etcd = ['https://e:2379']",
+            "etcd = ['http://e:2379']\nca = 'a'",
+            "etcd = ['http://e:2379']\nprefix = ''",
+            "etcd = ['http://e:2379']\nfile = 'f'",
+            "etcd = ['https://e:2379']\nca = 'a'\nkey = 'k'",
+            tls,
+            "file = 'f'\nprefix = 'p'",
+        ] {
+            assert!(store(unsound).fault().is_some(), "{unsound}");
+        }
     }
 }

@@ -277,6 +277,18 @@ impl Datastore for Inventory {
     }
 }
 
+/// Prefixes of all that concerns elements of hosts whose names begin with one of `hosts`, or
+/// of all, in the order in which they are to be known.
+pub(super) fn watched(hosts: &[String]) -> Vec<String> {
+    if hosts.is_empty() {
+        // One watch, so that everything is told in the order in which it was written.
+        return vec![String::new()];
+    }
+    let of = |list| hosts.iter().map(move |host| format!("{list}/{host}"));
+    let tenants = std::iter::once(format!("{TENANT}/"));
+    tenants.chain(of(HOST)).chain(of(ELEMENT)).collect()
+}
+
 /// A stored document's list and content, where it is one of the inventory's lists.
 pub(super) fn read(document: &Document) -> Option<(&'static str, Value)> {
     let list = list_of(&document.key)?;
@@ -314,7 +326,7 @@ fn elements(changes: &[Change]) -> impl Iterator<Item = (&str, &Value)> {
         .filter_map(|change| Some((change.id.key.as_str(), change.after.as_ref()?)))
 }
 
-fn element_key(host: &str, name: &str) -> String {
+pub(super) fn element_key(host: &str, name: &str) -> String {
     format!("{ELEMENT}/{host}/{name}")
 }
 

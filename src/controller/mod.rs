@@ -48,7 +48,7 @@ use feeds::Feeds;
 use inventory::Inventory;
 use meter::Meters;
 use registry::{Due, Registry};
-use store::{ArchiveError, Embedded, Store, StoreError, Watch};
+use store::{ArchiveError, Etcd, StoreError, Watch};
 use view::Shared;
 
 /// Threads of the program: it lives beside others.
@@ -120,6 +120,9 @@ pub fn check(config: &Path) -> Result<(), ControllerError> {
     if let Some(backends) = &config.backends {
         tls::client(&backends.files())?;
     }
+    if let Some(settings) = config.store.etcd() {
+        Etcd::new(settings)?;
+    }
     Ok(())
 }
 
@@ -135,14 +138,14 @@ fn listeners(config: &Config) -> Vec<Files> {
 /// The store is in use, or the file cannot be written.
 pub fn backup(config: &Path, file: &Path) -> Result<usize, ControllerError> {
     let config = Config::load(config)?;
-    let store = Embedded::open(&config.store.file)?;
+    let store = store::open(&config.store)?;
     let out = File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(file)
         .map_err(of_file(file))?;
-    let count = block_on(store::backup(&store, BufWriter::new(&out)))??;
+    let count = block_on(store::backup(store.as_ref(), BufWriter::new(&out)))??;
     out.sync_all().map_err(of_file(file))?;
     Ok(count)
 }
@@ -154,8 +157,11 @@ pub fn backup(config: &Path, file: &Path) -> Result<usize, ControllerError> {
 pub fn restore(config: &Path, file: &Path) -> Result<usize, ControllerError> {
     let config = Config::load(config)?;
     let input = File::open(file).map_err(of_file(file))?;
-    let store = Embedded::open(&config.store.file)?;
-    Ok(block_on(store::restore(&store, BufReader::new(input)))??)
+    let store = store::open(&config.store)?;
+    Ok(block_on(store::restore(
+        store.as_ref(),
+        BufReader::new(input),
+    ))??)
 }
 
 fn of_file(path: &Path) -> impl FnOnce(std::io::Error) -> ControllerError {
@@ -199,16 +205,21 @@ async fn serve(config: &Config) -> Result<(), ControllerError> {
 }
 
 async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), ControllerError> {
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.store.file)?);
+    let store = store::open(&config.store)?;
     let inventory = Inventory::open(store.clone()).await?;
     let registry = Arc::new(Registry::default());
     let (hangup, hung_up) = watch::channel(0);
     let backends = Arc::new(Backends::new(credentials(config, hung_up.clone())?));
     let (hand_back, handed_back) = mpsc::unbounded_channel();
-    let mut watch = store.watch("").await?;
-    // The first event is everything: served is what is known.
-    let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
-    let _kept = hand_back.send(registry.apply(first));
+    let mut watches = Vec::new();
+    for prefix in inventory::watched(&config.store.hosts) {
+        let mut watch = store.watch(&prefix).await?;
+        // The first event is everything: served is what is known.
+        let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
+        let _kept = hand_back.send(registry.apply(first));
+        watches.push(watch);
+    }
+    let watch = Watch::merged(watches);
 
     let named = registry.clone();
     let site = Arc::new(Site {

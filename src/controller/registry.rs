@@ -1,7 +1,8 @@
 //! The inventory in memory, as a watch tells it.
 //!
 //! *Promises*: what is looked up is the inventory at one revision, at most a moment old; what
-//! must be handed back, and which backends are to be looked at, follows from each change.
+//! must be handed back, and which backends are to be looked at, follows from each change. Where
+//! several watches tell it, each of their prefixes is at one revision.
 //! *Refuses*: documents that the model does not have (reported, left out).
 //! *Caller's duty*: [`Registry::apply`] every event, in order.
 //! *Standard*: none.
@@ -172,8 +173,8 @@ impl Registry {
     fn take_in(books: &mut Books, event: Event) -> BTreeSet<Due> {
         match event {
             Event::Everything(listing) => {
-                let before = std::mem::take(books);
-                let (before, backends) = (before.standing(None), before.backends());
+                let (before, backends) = (books.standing(None), books.backends());
+                books.forget(&listing.prefix);
                 for document in listing.documents {
                     let key = document.key.clone();
                     let document = Some(document);
@@ -264,6 +265,27 @@ impl Books {
         handed_back.chain(new).collect()
     }
 
+    /// Forgets what lies under `prefix`.
+    fn forget(&mut self, prefix: &str) {
+        if prefix.is_empty() {
+            *self = Self::default();
+            return;
+        }
+        let tenants = self.tenants.keys().map(|name| format!("{TENANT}/{name}"));
+        let hosts = self.hosts.keys().map(|name| format!("{HOST}/{name}"));
+        let elements = self.elements.values();
+        let elements = elements.map(|one| inventory::element_key(&one.host, &one.name));
+        let keys: Vec<String> = tenants
+            .chain(hosts)
+            .chain(elements)
+            .filter(|key| key.starts_with(prefix))
+            .collect();
+        for key in keys {
+            let document = None;
+            self.take(&Change { key, document });
+        }
+    }
+
     fn take(&mut self, change: &Change) {
         let name = inventory::last_part(&change.key);
         let content = change.document.as_ref().and_then(inventory::read);
@@ -286,6 +308,10 @@ impl Books {
             }
             Some(ELEMENT) => {
                 if let Some(old) = self.elements.get(name) {
+                    // Gone from a host that it has left before: another watch was quicker.
+                    if content.is_none() && old.host != inventory::host_part(&change.key) {
+                        return;
+                    }
                     let port = old.port.clone().unwrap_or_default();
                     let place = (old.host.clone(), port);
                     if self.ports.get(&place).is_some_and(|owner| owner == name) {

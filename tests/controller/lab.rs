@@ -189,6 +189,11 @@ impl Controller {
         });
     }
 
+    /// SIGKILL.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
     /// SIGKILL, and a new start.
     pub fn restart(&mut self) {
         self.restart_after(|| {});
@@ -196,7 +201,7 @@ impl Controller {
 
     /// The same, with something happening between.
     pub fn restart_after(&mut self, between: impl FnOnce()) {
-        self.process.kill9();
+        self.kill9();
         between();
         self.process = spawn(&self.config, &self.dir);
         self.wait_ready();

@@ -16,6 +16,7 @@
     reason = "each test crate uses a part, tests may be blunt, and none of this is on a packet path"
 )]
 
+pub mod etcd;
 pub mod frames;
 pub mod frontend;
 pub mod guest;

@@ -175,3 +175,17 @@ async fn a_commit_on_an_old_state_changes_nothing() {
     assert!(bench.keys("element/").await.is_empty());
     assert!(bench.keys("index/").await.is_empty());
 }
+
+#[test]
+fn what_is_watched_is_all_or_what_concerns_some_hosts() {
+    assert_eq!(watched(&[]), [""]);
+    let hosts = ["r7-".to_owned(), "r8-".to_owned()];
+    let expected = [
+        "tenant/",
+        "host/r7-",
+        "host/r8-",
+        "element/r7-",
+        "element/r8-",
+    ];
+    assert_eq!(watched(&hosts), expected);
+}

@@ -56,6 +56,7 @@ fn filled() -> Registry {
     let due = registry.apply(Event::Everything(Listing {
         documents,
         revision: Revision(1),
+        ..Listing::default()
     }));
     // What was killed while nobody watched; and what else there may be.
     assert_eq!(shown(&due), ["b@/h2", "?/h1", "?/h2"]);
@@ -163,4 +164,74 @@ fn an_element_is_still_there_until_it_moves() {
     changes.mark_unchanged();
     registry.apply(Event::Changed(vec![gone("element/h1/a")]));
     assert!(changes.has_changed().unwrap() && !registry.is_still(&was));
+}
+
+fn everything(prefix: &str, documents: Vec<Document>) -> Event {
+    Event::Everything(Listing {
+        prefix: prefix.to_owned(),
+        documents,
+        revision: Revision(1),
+    })
+}
+
+/// As a controller of the hosts `h1…` and `h2…` is told: a watch for each beginning.
+#[test]
+fn watches_of_several_prefixes_do_not_touch_each_other_s_part() {
+    let registry = Registry::default();
+    let a = || document("element/h1/a", element("a", "h1", json!({})));
+    for (prefix, documents) in [
+        (
+            "tenant/",
+            vec![document("tenant/t", json!({ "name": "t" }))],
+        ),
+        ("host/h1", vec![document("host/h1", host("h1"))]),
+        ("host/h2", vec![document("host/h2", host("h2"))]),
+        ("element/h1", vec![a()]),
+        (
+            "element/h2",
+            vec![document("element/h2/b", element("b", "h2", json!({})))],
+        ),
+    ] {
+        let due = registry.apply(everything(prefix, documents));
+        // A host is new with its own watch, and only then.
+        let host = prefix.strip_prefix("host/");
+        assert_eq!(
+            shown(&due),
+            Vec::from_iter(host.map(|name| format!("?/{name}")))
+        );
+    }
+    assert!(registry.placed("a").is_some() && registry.placed("b").is_some());
+    // One begins anew: the same, then without its element.
+    assert!(
+        registry
+            .apply(everything("element/h1", vec![a()]))
+            .is_empty()
+    );
+    assert!(registry.on_port("r-h1", "p").is_some());
+    let due = registry.apply(everything("element/h1", vec![]));
+    assert_eq!(shown(&due), ["a@/h1"]);
+    assert!(registry.placed("a").is_none() && registry.placed("b").is_some());
+    // A move is told by two watches, in either order.
+    for is_gone_first in [false, true] {
+        assert!(
+            registry
+                .apply(everything("element/h1", vec![a()]))
+                .is_empty()
+        );
+        let gone = Event::Changed(vec![gone("element/h1/a")]);
+        let there = changed("element/h2/a", element("a", "h2", json!({ "port": "q" })));
+        let there = Event::Changed(vec![there]);
+        let events = if is_gone_first {
+            [gone, there]
+        } else {
+            [there, gone]
+        };
+        let due = events.into_iter().flat_map(|event| registry.apply(event));
+        assert_eq!(shown(&due.collect()), ["a@/h1"]);
+        assert_eq!(registry.placed("a").unwrap().element.host, "h2");
+        assert_eq!(registry.on_port("r-h2", "q").unwrap().element.name, "a");
+        assert!(registry.on_port("r-h1", "p").is_none());
+        let back = Event::Changed(vec![self::gone("element/h2/a")]);
+        registry.apply(back);
+    }
 }

@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Step, Store, StoreError};
+use super::{Step, Store, StoreError, VALUE_MAX};
 
 const FORMAT: u32 = 1;
 
@@ -89,8 +89,18 @@ pub async fn restore(store: &dyn Store, input: impl BufRead) -> Result<usize, Ar
         return Err(ArchiveError::NotEmpty);
     }
     let count = documents.len();
-    for some in documents.chunks(store.steps_max()) {
-        store.commit(some.to_vec()).await?;
+    let (mut some, mut bytes) = (Vec::new(), 0);
+    for step in documents {
+        let size = step.value.as_ref().map_or(0, Vec::len);
+        if some.len() == store.steps_max() || (bytes + size > VALUE_MAX && !some.is_empty()) {
+            store.commit(std::mem::take(&mut some)).await?;
+            bytes = 0;
+        }
+        bytes += size;
+        some.push(step);
+    }
+    if !some.is_empty() {
+        store.commit(some).await?;
     }
     Ok(count)
 }

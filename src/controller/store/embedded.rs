@@ -151,6 +151,7 @@ impl File {
         let revisions = transaction.open_table(REVISIONS).map_err(unavailable)?;
         let newest = revisions.get(NEWEST).map_err(unavailable)?;
         let mut listing = Listing {
+            prefix: prefix.to_owned(),
             documents: Vec::new(),
             revision: Revision(newest.map_or(0, |found| found.value())),
         };

@@ -12,16 +12,22 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::config::StoreConfig;
 
 mod archive;
 mod embedded;
+mod etcd;
 #[cfg(test)]
 mod tests;
 
 pub use archive::{ArchiveError, backup, restore};
 pub use embedded::Embedded;
+pub use etcd::{Etcd, Files, Settings};
 
 /// Largest document, bytes: what etcd takes, with room for what surrounds it.
 pub const VALUE_MAX: usize = 1 << 20;
@@ -86,6 +92,8 @@ impl Step {
 /// All documents under a prefix, as they were at one revision, by key.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Listing {
+    /// The prefix.
+    pub prefix: String,
     /// The documents.
     pub documents: Vec<Document>,
     /// The newest commit there was.
@@ -125,6 +133,27 @@ impl Watch {
     /// The next event; `None`: the store is closed.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
+    }
+
+    /// All events of `watches`, those of each in order; ends when one of them does.
+    pub fn merged(watches: Vec<Self>) -> Self {
+        let (events, merged) = Self::new();
+        let mut parts = JoinSet::new();
+        for mut watch in watches {
+            let events = events.clone();
+            parts.spawn(async move {
+                while let Some(event) = watch.next().await {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        tokio::spawn(async move {
+            // Without one of them the rest is not everything.
+            parts.join_next().await;
+        });
+        merged
     }
 }
 
@@ -182,6 +211,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Most steps of a commit.
     fn steps_max(&self) -> usize;
+}
+
+/// The store that `config` names.
+///
+/// # Errors
+/// [`StoreError::Open`].
+pub fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match config.etcd() {
+        Some(settings) => Arc::new(Etcd::new(settings)?),
+        None => Arc::new(Embedded::open(config.file())?),
+    })
 }
 
 /// Refuses what no store takes.

@@ -1,8 +1,14 @@
 //! One suite for all stores.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::etcd::tests::{server, store as etcd_store};
 use super::*;
 
 fn value(text: &str) -> Vec<u8> {
@@ -193,10 +199,13 @@ async fn what_is_too_big_is_refused(store: &dyn Store) {
 }
 
 async fn a_backup_restores_to_the_same_documents(store: &dyn Store, empty: &dyn Store) {
-    store
-        .commit(vec![Step::create("b/1", value("{\"a\":\"\\n\u{e4}\"}"))])
-        .await
-        .unwrap();
+    let step = Step::create("b/1", value("{\"a\":\"\\n\u{e4}\"}"));
+    store.commit(vec![step]).await.unwrap();
+    is_restored(store, empty).await;
+}
+
+/// A backup of `store` restores into `empty`, once, and what is no backup does not.
+async fn is_restored(store: &dyn Store, empty: &dyn Store) {
     let mut file = Vec::new();
     let count = backup(store, &mut file).await.unwrap();
     let content = |listing: Listing| -> Vec<(String, Vec<u8>)> {
@@ -235,6 +244,162 @@ async fn suite(store: &dyn Store, empty: &dyn Store) {
 
 fn open(dir: &Path, name: &str) -> Embedded {
     Embedded::open(&dir.join(name)).unwrap()
+}
+
+/// One thing that a store is asked for: which key, whether the revision that is named is
+/// right, and what is written, if anything.
+type Asked = (u8, bool, Option<u8>);
+
+/// A revision that no document has.
+const NEVER: Revision = Revision(1 << 60);
+
+/// Commits of one to three steps on different keys.
+fn any_commits() -> impl Strategy<Value = Vec<BTreeMap<u8, (bool, Option<u8>)>>> {
+    let step = (prop::bool::weighted(0.9), any::<Option<u8>>());
+    prop::collection::vec(prop::collection::btree_map(0..6_u8, step, 1..4), 1..30)
+}
+
+/// Whatever is asked for, a store holds what a map in its place does; a watch from before
+/// and one from the middle tell how it came to that.
+async fn a_store_is_as_a_map(store: &dyn Store, commits: Vec<BTreeMap<u8, (bool, Option<u8>)>>) {
+    let mut map: BTreeMap<String, Document> = BTreeMap::new();
+    let mut watches = vec![store.watch("k").await.unwrap()];
+    let half = commits.len() / 2;
+    for (number, commit) in commits.into_iter().enumerate() {
+        if number == half {
+            watches.push(store.watch("k").await.unwrap());
+        }
+        let asked = commit.into_iter();
+        let asked: Vec<Asked> = asked
+            .map(|(key, (fits, value))| (key, fits, value))
+            .collect();
+        let mut is_right = true;
+        let steps = asked.iter().map(|(key, fits, value)| {
+            let key = format!("k{key}");
+            let there = map.get(&key).map(|one| one.revision);
+            let expected = match (there, fits) {
+                (there, true) => there,
+                (Some(_), false) => None,
+                (None, false) => Some(NEVER),
+            };
+            // To delete what is not there is nothing to ask for.
+            is_right &= *fits && (value.is_some() || there.is_some());
+            let value = value.map(|value| vec![value]);
+            match (expected, value) {
+                (None, None) => Step::delete(key, NEVER),
+                (expected, value) => Step {
+                    key,
+                    expected,
+                    value,
+                },
+            }
+        });
+        let steps: Vec<Step> = steps.collect();
+        match store.commit(steps.clone()).await {
+            Ok(revision) => {
+                assert!(is_right, "{steps:?}");
+                for Step { key, value, .. } in steps {
+                    map.remove(&key);
+                    if let Some(value) = value {
+                        let document = Document {
+                            key: key.clone(),
+                            revision,
+                            value,
+                        };
+                        map.insert(key, document);
+                    }
+                }
+            }
+            Err(StoreError::Conflict { .. }) => assert!(!is_right, "{steps:?}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let there: Vec<Document> = map.values().cloned().collect();
+    assert_eq!(store.list("k").await.unwrap().documents, there);
+    for mut watch in watches {
+        let mut told = BTreeMap::new();
+        loop {
+            match watch.next().await.unwrap() {
+                Event::Everything(listing) => {
+                    let all = listing.documents.into_iter();
+                    told = all.map(|one| (one.key.clone(), one)).collect();
+                }
+                Event::Changed(changes) => {
+                    for Change { key, document } in changes {
+                        match document {
+                            Some(document) => told.insert(key, document),
+                            None => told.remove(&key),
+                        };
+                    }
+                }
+            }
+            if told == map {
+                break;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn the_embedded_store_is_as_a_map(commits in any_commits()) {
+        // In memory: what is tested is not how fast the disk syncs.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            a_store_is_as_a_map(&open(dir.path(), "store"), commits).await;
+        });
+    }
+}
+
+#[test]
+fn the_etcd_store_is_as_a_map() {
+    let server = server::Etcd::start(1);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(64));
+    let number = Cell::new(0);
+    let outcome = runner.run(&any_commits(), |commits| {
+        number.set(number.get() + 1);
+        runtime.block_on(async {
+            let store = etcd_store(&server.urls(), &format!("/{}/", number.get()));
+            a_store_is_as_a_map(&store, commits).await;
+        });
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+#[tokio::test]
+async fn the_etcd_store_keeps_all_promises() {
+    let server = server::Etcd::start(1);
+    let (one, other) = (
+        etcd_store(&server.urls(), "/one/"),
+        etcd_store(&server.urls(), "/other/"),
+    );
+    suite(&one, &other).await;
+    let mut watch = one.watch("").await.unwrap();
+    drop(one);
+    watch.next().await.unwrap();
+    assert!(watch.next().await.is_none());
+}
+
+/// From a file to etcd: as when a second controller is added.
+#[tokio::test]
+async fn a_backup_of_one_kind_restores_into_the_other() {
+    let server = server::Etcd::start(1);
+    let dir = tempfile::tempdir().unwrap();
+    let from = open(dir.path(), "from");
+    // More than a transaction of etcd takes, in number and in bytes.
+    for number in 0..10 {
+        let step = Step::create(format!("large/{number}"), vec![b'x'; 400_000]);
+        from.commit(vec![step]).await.unwrap();
+    }
+    let many = (0..1_000).map(|number| Step::create(format!("n/{number}"), value("{}")));
+    from.commit(many.collect()).await.unwrap();
+    let to = etcd_store(&server.urls(), "/shunt/");
+    a_backup_restores_to_the_same_documents(&from, &to).await;
+    is_restored(&to, &open(dir.path(), "back")).await;
 }
 
 #[tokio::test]
