@@ -66,7 +66,7 @@ fn main() {
 }
 
 async fn measure() {
-    let mut world = World::start();
+    let world = World::start();
     let mut report = Report::new("ask");
     let (_guests, guests): (Vec<_>, Vec<_>) = {
         let (one, two) = (world.guest(0).await, world.guest(1).await);

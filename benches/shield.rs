@@ -51,7 +51,7 @@ fn main() {
         ("shields=32masks miss", Traffic::Misses, Looks::Udp),
     ] {
         let set = shields(looks);
-        assert_eq!(set.masks(), MASKS.into());
+        assert_eq!(set.masks(), usize::from(MASKS));
         let mut running = endless::start(Part {
             workers: 1,
             first: 1,
