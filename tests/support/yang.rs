@@ -71,7 +71,9 @@ impl Model {
             Kind::Notification => ("notif", notified(body)),
         };
         let file = self.dir.write("instance.json", &instance.to_string());
+        let ietf = repository().join(IETF);
         let mut argv = vec!["yanglint", "--type", form];
+        argv.extend(["--path", ietf.to_str().unwrap()]);
         if instance.get("ietf-yang-library:yang-library").is_some() {
             // Not always: data without the library would then lack a mandatory node.
             argv.push("--yang-library");

@@ -54,7 +54,15 @@ struct RawShield {
 impl TryFrom<RawShield> for ShieldConfig {
     type Error = String;
 
+    /// What contradicts itself is told with the shield's name: its line is that of the first.
     fn try_from(raw: RawShield) -> Result<Self, String> {
+        let name = raw.name.clone();
+        Self::of(raw).map_err(|text| format!("shield `{name}`: {text}"))
+    }
+}
+
+impl ShieldConfig {
+    fn of(raw: RawShield) -> Result<Self, String> {
         let has_rate = raw.packet_rate.is_some() || raw.bit_rate.is_some() || raw.burst.is_some();
         let action = match raw.action {
             Action::Police => {

@@ -58,8 +58,8 @@ fn what_cannot_be_is_refused_at_its_line() {
         ),
         (
             "[[element.shield]]\nname = 't'\naction = 'police'\n",
-            11,
-            "packet-rate or bit-rate",
+            8,
+            "shield `t`: give either packet-rate or bit-rate",
         ),
     ] {
         let text = refused(&format!("{drop}{more}"));

@@ -239,7 +239,11 @@ proptest! {
         let (mut writer, mut readers) = flow_table(8, 1, HashSeed::from_words(1, 2));
         let mut flows: HashMap<FlowKey, _> = HashMap::new();
         for (place, kind, flags) in steps {
-            let (tuple, by_wan) = tuples[place];
+            let (mut tuple, by_wan) = tuples[place];
+            if tuple.protocol != protocol::TCP {
+                // One that any rewrite can be made for.
+                tuple.protocol = protocol::UDP;
+            }
             let flags = if tuple.protocol == protocol::TCP { flags } else { 0 };
             let key = FlowKey::new(VnicId(by_wan.into()), 0, &tuple);
             match kind {
