@@ -291,25 +291,27 @@ fn stored(controller: &Controller) -> f64 {
 /// long each accepted one took, ms.
 fn edits(controllers: &[Controller; 2], clients: usize) -> Vec<f64> {
     let begun = now();
-    std::thread::scope(|scope| {
-        let edit = |number: usize| {
-            let mut client = controllers[number % 2].client();
-            let mut delays = Vec::new();
-            let mut next = number;
-            while begun.elapsed() < SAMPLE {
-                let path = format!("{INVENTORY}/element=element-{}/policy", next % ELEMENTS);
-                let body = json!({ "shunt-inventory:policy": { "minimum-age": clients * 1_000 + next % 997 } });
-                let asked = now();
-                // 503: the others were quicker so often that it gave up.
-                match client.ask("PATCH", &path, &body).unwrap() {
-                    204 => delays.push(asked.elapsed().as_secs_f64() * 1e3),
-                    status => assert_eq!(status, 503),
-                }
-                next += clients;
+    let edit = |number: usize| {
+        let mut client = controllers[number % 2].client();
+        let mut delays = Vec::new();
+        let mut next = number;
+        while begun.elapsed() < SAMPLE {
+            let path = format!("{INVENTORY}/element=element-{}/policy", next % ELEMENTS);
+            // Another than it has: what changes nothing is not written.
+            let age = clients * 1_000 + next % 997;
+            let body = json!({ "shunt-inventory:policy": { "minimum-age": age } });
+            let asked = now();
+            // 503: the others were quicker so often that it gave up.
+            match client.ask("PATCH", &path, &body).unwrap() {
+                204 => delays.push(asked.elapsed().as_secs_f64() * 1e3),
+                status => assert_eq!(status, 503),
             }
-            delays
-        };
-        let edit = &edit;
+            next += clients;
+        }
+        delays
+    };
+    let edit = &edit;
+    std::thread::scope(|scope| {
         let threads: Vec<_> = (0..clients)
             .map(|number| scope.spawn(move || edit(number)))
             .collect();
