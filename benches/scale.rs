@@ -297,7 +297,9 @@ fn edits(controllers: &[Controller; 2], clients: usize) -> Vec<f64> {
         let mut next = number;
         while begun.elapsed() < SAMPLE {
             let path = format!("{INVENTORY}/element=element-{}/policy", next % ELEMENTS);
-            let body = json!({ "shunt-inventory:policy": { "minimum-age": clients * 1_000 + next % 997 } });
+            // Another than it has: what changes nothing is not written.
+            let age = clients * 1_000 + next % 997;
+            let body = json!({ "shunt-inventory:policy": { "minimum-age": age } });
             let asked = now();
             // 503: the others were quicker so often that it gave up.
             match client.ask("PATCH", &path, &body).unwrap() {

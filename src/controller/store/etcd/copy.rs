@@ -3,7 +3,7 @@
 //! *Promises*: an answer is what there was at one revision, and not older than
 //! what the caller has seen.
 //! *Refuses*: what no watch covers.
-//! *Caller's duty*: tells each watch's events in order, and its end.
+//! *Caller's duty*: one watch of a prefix; its events are told in order, and its end.
 //! *Standard*: none.
 
 use std::collections::BTreeMap;
