@@ -168,6 +168,7 @@ fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
         ("backend.workers", old.workers != new.workers),
         ("backend.polling", old.polling != new.polling),
         ("hand-over", runs.hand_over != wanted.hand_over),
+        ("lease", runs.lease != wanted.lease),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {
         Some((key, _)) => Err(NeedsRestart(key)),
