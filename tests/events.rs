@@ -174,7 +174,7 @@ fn a_table_that_gets_full_is_told_and_so_is_that_it_is_not_any_more() {
 fn streams_are_listed_and_only_these_are_there() {
     let dir = Dir::new();
     let shunt = Shunt::start(&dir, &idle_router(64));
-    let told = shunt.control().get(&format!("{MONITORING}/"));
+    let told = shunt.control().get(MONITORING);
     let streams = &told["ietf-restconf-monitoring:restconf-state"]["streams"]["stream"];
     let access = &streams[0]["access"][0];
     assert_eq!(

@@ -267,10 +267,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         /// The oracle: a plain list of what is to be heard.
         #[test]
         fn nothing_is_missing_that_is_not_told_to_be(
-            steps in proptest::collection::vec((0usize..30_000, any::<bool>()), 1..200),
+            steps in proptest::collection::vec((0usize..30_000, any::<bool>()), 1..60),
         ) {
             let (mut teller, mut listener) = listening(|| {});
             let mut expected: VecDeque<Heard> = VecDeque::new();
