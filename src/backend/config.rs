@@ -47,6 +47,8 @@ pub struct Config {
     /// How packets are kept in order while a session moves to the fast path.
     #[serde(default)]
     pub hand_over: HandOverConfig,
+    /// How long sessions outlive their element's presence; for ever if absent.
+    pub lease: Option<LeaseConfig>,
     /// Devices that several vNICs have as their uplink.
     #[serde(default, rename = "shared-uplink")]
     pub shared_uplinks: Vec<SharedUplinkConfig>,
@@ -134,6 +136,27 @@ impl Default for HandOverConfig {
             park_bytes: 4 * 1_024 * 1_024,
             park_time_ms: 20,
             forced: false,
+        }
+    }
+}
+
+/// `[lease]`: sessions live while their element's agent is seen on this host.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LeaseConfig {
+    /// Where the relay tells presence.
+    #[serde(deserialize_with = "values::socket")]
+    pub socket: PathBuf,
+    /// Milliseconds without presence, 1,500 to 3,600,000: the relay tells it every second.
+    #[serde(deserialize_with = "values::within::<_, u32, 1_500, 3_600_000>")]
+    pub timeout_ms: u32,
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/shunt/presence.sock"),
+            timeout_ms: 10_000,
         }
     }
 }

@@ -11,8 +11,11 @@ use std::sync::Arc;
 
 use super::open::{Names, VnicInfo};
 use super::running::Backend;
+use super::sync::late;
 use crate::api::control::{Answer, Control, SessionPage};
+use crate::api::epoch::{OpenEpochInput, OpenEpochOutput};
 use crate::api::error::ApiError;
+use crate::api::events::EventFeed;
 use crate::api::offload::{OffloadInput, OffloadOutput, OffloadResult};
 use crate::api::reload::ReloadOutput;
 use crate::api::session::SessionKey;
@@ -21,14 +24,19 @@ use crate::api::state::{
     DeviceReport, ElementSummary, HandOverStatistics, Ports, SessionReport, Statistics, Summary,
     TableStatistics, Traffic, VnicReport, counts,
 };
+use crate::api::sync::{SyncInput, SyncOutput};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};
 use crate::datapath::ElementId;
 use crate::datapath::counters::TrafficSnapshot;
-use crate::flow::{CloseCode, SessionView};
+use crate::flow::{Claim, CloseCode, SessionView};
 
 impl Backend {
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
         let element = self.meant(input.element.as_deref())?;
+        let claim = Claim {
+            epoch: input.epoch,
+            fence: input.fence,
+        };
         let requests: Vec<_> = input
             .session
             .into_iter()
@@ -36,28 +44,32 @@ impl Backend {
             .collect();
         let result = self
             .ask_book(element.id, move |book, now| {
-                requests
-                    .into_iter()
-                    .map(|(request, key)| match request {
-                        Ok(request) => OffloadResult::new(key, book.offload(request, now)),
-                        Err(refused) => refused,
-                    })
-                    .collect()
+                book.judge(claim).map_err(late)?;
+                let results = requests.into_iter().map(|(request, key)| match request {
+                    Ok(request) => OffloadResult::new(key, book.offload(request, now)),
+                    Err(refused) => refused,
+                });
+                Ok::<_, ApiError>(results.collect())
             })
-            .await?;
+            .await??;
         Ok(OffloadOutput { result })
     }
 
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
         let id = self.meant(input.element.as_deref())?.id;
+        let claim = Claim {
+            epoch: input.epoch,
+            fence: input.fence,
+        };
         self.ask_book(id, move |book, now| {
+            book.judge(claim).map_err(late)?;
             if input.all {
                 let withdrawn = book.len() as u64;
                 book.close_all(CloseCode::Withdrawn, now);
-                return WithdrawOutput {
+                return Ok(WithdrawOutput {
                     withdrawn,
                     result: Vec::new(),
-                };
+                });
             }
             let result: Vec<_> = input
                 .key
@@ -76,12 +88,12 @@ impl Backend {
             let gone = result
                 .iter()
                 .filter(|one| one.result == WithdrawStatus::Withdrawn);
-            WithdrawOutput {
+            Ok(WithdrawOutput {
                 withdrawn: gone.count() as u64,
                 result,
-            }
+            })
         })
-        .await
+        .await?
     }
 
     async fn do_sessions(
@@ -196,6 +208,18 @@ impl Backend {
 impl Control for Backend {
     fn summary(&self) -> Answer<'_, Summary> {
         Box::pin(self.do_summary())
+    }
+
+    fn open_epoch(&self, input: OpenEpochInput) -> Answer<'_, OpenEpochOutput> {
+        Box::pin(self.do_open_epoch(input))
+    }
+
+    fn sync(&self, input: SyncInput) -> Answer<'_, SyncOutput> {
+        Box::pin(self.do_sync(input))
+    }
+
+    fn events<'a>(&'a self, element: &'a str) -> Answer<'a, EventFeed> {
+        Box::pin(self.do_events(element))
     }
 
     fn offload(&self, input: OffloadInput) -> Answer<'_, OffloadOutput> {

@@ -9,15 +9,18 @@
 pub mod config;
 mod control;
 mod controllers;
+mod events;
+mod lease;
 mod open;
 mod plan;
 mod reload;
 mod running;
 mod shields;
+mod sync;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,6 +29,7 @@ use crate::api::socket::{ControlSocket, SocketError};
 use crate::api::tls;
 use crate::flow::{book_memory_bytes, table_memory_bytes};
 use config::{Config, ConfigError, check_memory};
+use lease::Leases;
 pub use open::DeviceError;
 pub use plan::NeedsRestart;
 use reload::Applied;
@@ -131,6 +135,20 @@ fn chain_of(error: &dyn std::error::Error) -> String {
     text
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of events, and what epochs start from"
+)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Milliseconds since 1970.
+fn wall_milliseconds() -> u64 {
+    let since = wall_clock().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
 async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     let threads = |source| BackendError::Threads { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(threads)?;
@@ -147,7 +165,8 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     };
     let (reloads, mut wishes) = tokio::sync::mpsc::channel(1);
     let (running, shared) = open::open(&config)?;
-    let backend = Arc::new(Backend::new(running, reloads));
+    let (leases, keeping) = config.lease.as_ref().map(Leases::new).unzip();
+    let backend = Arc::new(Backend::new(running, reloads, leases));
     log::info!(
         "serving {} elements on {} workers, control on {}",
         config.elements.len(),
@@ -155,6 +174,12 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
         socket.path().display()
     );
     let mut applied = Applied::new(path.to_owned(), config, shared);
+    let kept = async {
+        match keeping {
+            Some(keeping) => keeping.keep(backend.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = async {
         loop {
             tokio::select! {
@@ -178,7 +203,10 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     };
     let (end, mut ending) = tokio::sync::watch::channel(false);
     let ended = async {
-        let outcome = ended.await;
+        let outcome = tokio::select! {
+            outcome = ended => outcome,
+            () = kept => Ok(()),
+        };
         end.send_replace(true);
         outcome
     };

@@ -223,6 +223,7 @@ fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
         ("backend.polling", old.polling != new.polling),
         ("control-tls", runs.control_tls != wanted.control_tls),
         ("hand-over", runs.hand_over != wanted.hand_over),
+        ("lease", runs.lease != wanted.lease),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {
         Some((key, _)) => Err(NeedsRestart(key)),

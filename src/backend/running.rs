@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::lease::Leases;
 use super::open::{ElementInfo, Running, worker_of};
 use super::reload::Wish;
 use crate::api::error::ApiError;
@@ -38,11 +39,17 @@ pub(super) struct Backend {
     pub(super) clock: Clock,
     /// Where the program takes wishes to read its configuration again.
     reloads: mpsc::Sender<Wish>,
+    /// Elements' leases, where there are any.
+    pub(super) leases: Option<Leases>,
 }
 
 impl Backend {
     /// What `open` opened; wishes to read the configuration again go to `reloads`.
-    pub(super) fn new(running: Running, reloads: mpsc::Sender<Wish>) -> Self {
+    pub(super) fn new(
+        running: Running,
+        reloads: mpsc::Sender<Wish>,
+        leases: Option<Leases>,
+    ) -> Self {
         let Running {
             workers,
             keeper,
@@ -55,6 +62,7 @@ impl Backend {
             elements: RwLock::new(Arc::new(elements)),
             clock,
             reloads,
+            leases,
         }
     }
 

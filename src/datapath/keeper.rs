@@ -7,18 +7,17 @@
 //! *Refuses*: a command when its queue is full ([`Busy`]). *Caller's duty*: commands are short;
 //! the keeper serves all elements. *Standard*: none.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::ElementId;
+pub use super::books::Books;
 use super::clock::Clock;
 use super::lane::Reporter;
 use super::poller::EpollSet;
 use crate::flow::queue::{Receiver, Sender, channel};
-use crate::flow::sessions::Sessions;
 use crate::flow::{ClosedSession, FlowEvent, Moment};
 use crate::port::PollRegistry;
 
@@ -28,9 +27,6 @@ const COMMANDS_MAX: usize = 256;
 const EVENTS_MAX: usize = 4096;
 /// Commands and events taken in one turn, so that neither starves the other or the timers.
 const TURN_MAX: usize = 1024;
-
-/// All elements' sessions.
-pub type Books = BTreeMap<ElementId, Sessions>;
 
 type Command = Box<dyn FnOnce(&mut Books, Moment) + Send>;
 
@@ -193,22 +189,11 @@ impl Run {
     }
 
     fn pass_time(&mut self, now: Moment) {
-        for (element, book) in &mut self.books {
-            if book.next_deadline().is_some_and(|deadline| deadline <= now) {
-                book.advance(now);
-            }
-            while let Some(closed) = book.take_closed() {
-                tell(*element, &closed);
-            }
-        }
+        self.books.pass_time(now, tell);
     }
 
     fn sleep(&mut self) -> io::Result<()> {
-        let deadline = self
-            .books
-            .values()
-            .filter_map(Sessions::next_deadline)
-            .min();
+        let deadline = self.books.next_deadline();
         let now = self.clock.now();
         self.set
             .wait(deadline.map(|deadline| deadline.since(now)), |_| {})

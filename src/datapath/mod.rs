@@ -11,6 +11,7 @@
 //! *Caller's duty*: a queue pair belongs to one worker; ports are attached once.
 //! *Standard*: none; the pipeline is this project's own contract.
 
+pub mod books;
 pub mod budget;
 pub mod clock;
 mod collect;
@@ -18,6 +19,7 @@ pub mod counters;
 mod cpu;
 pub mod crew;
 mod deliver;
+pub mod feed;
 mod from_guest;
 mod from_uplink;
 pub mod keeper;
@@ -34,6 +36,7 @@ mod rounds;
 mod schedule;
 mod shields;
 mod thread;
+pub mod told;
 mod vnic;
 pub mod worker;
 

@@ -9,6 +9,7 @@
 
 mod arena;
 mod buckets;
+pub mod claim;
 mod entry;
 mod epoch;
 pub mod hand_over;
@@ -35,6 +36,7 @@ mod wide;
 #[cfg(test)]
 pub(crate) mod world;
 
+pub use claim::{Claim, Late};
 pub use entry::{FlowCounters, FlowRef};
 pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
@@ -45,8 +47,8 @@ pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
 pub use route::Route;
 pub use sessions::{
-    ClosedSession, ElementSignals, Outcome, SessionPhase, SessionView, Sessions, SessionsLimits,
-    book_memory_bytes,
+    ClosedSession, ElementSignals, HandedOver, Moved, Outcome, SessionPhase, SessionView, Sessions,
+    SessionsLimits, Swept, Totals, book_memory_bytes,
 };
 pub use shield::{ShieldBook, ShieldSet};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};

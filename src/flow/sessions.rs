@@ -25,8 +25,10 @@
 //! not change stay active, unless another one still waits: then workers may have parked
 //! frames, and both are taken out and put in anew once every worker has looked.
 
+mod activity;
 mod book;
 mod settle;
+mod sync;
 mod view;
 
 use std::borrow::Cow;
@@ -35,8 +37,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+pub use self::activity::{HandedOver, Moved};
 use self::book::Book;
+pub use self::sync::Swept;
+use self::sync::Syncing;
 pub use self::view::{DirectionView, SessionView};
+use super::claim::Standing;
 use super::request::{ElementShape, RequestError, SessionRequest, VnicShape};
 use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
@@ -58,13 +64,13 @@ pub struct ElementSignals {
 /// What a book of sessions may keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionsLimits {
-    /// Ended sessions that wait to be taken.
+    /// Ended sessions that wait to be taken, and hand-overs.
     pub closed: usize,
 }
 
 impl Default for SessionsLimits {
     fn default() -> Self {
-        Self { closed: 4096 }
+        Self { closed: 16_384 }
     }
 }
 
@@ -131,6 +137,8 @@ pub struct SessionsStats {
     pub closed: [u64; CloseCode::COUNT],
     /// Ended sessions whose report was lost because nobody took it.
     pub closed_lost: u64,
+    /// Hand-overs whose report was lost for the same reason.
+    pub handed_over_lost: u64,
     /// Flows that moved to the fast path.
     pub hand_overs: u64,
     /// Of these, at a bound.
@@ -182,6 +190,13 @@ pub struct Sessions {
     /// Sessions that wait for a place, oldest request first.
     entering: VecDeque<SessionId>,
     closed: VecDeque<ClosedSession>,
+    handed_over: VecDeque<HandedOver>,
+    /// Whether hand-overs are told.
+    is_listened: bool,
+    standing: Standing,
+    sync: Option<Syncing>,
+    /// Number of the last sync.
+    last_sync: u64,
     stats: SessionsStats,
     next_asked: u64,
     now: Moment,
@@ -202,7 +217,12 @@ impl Sessions {
             leaving: Vec::new(),
             in_grace: None,
             entering: VecDeque::new(),
-            closed: VecDeque::with_capacity(limits.closed.min(4096)),
+            closed: VecDeque::new(),
+            handed_over: VecDeque::new(),
+            is_listened: false,
+            standing: Standing::default(),
+            sync: None,
+            last_sync: 0,
             stats: SessionsStats::default(),
             next_asked: 1,
             now: Moment(0),
@@ -218,6 +238,7 @@ impl Sessions {
     pub fn offload(&mut self, request: SessionRequest, now: Moment) -> Outcome {
         self.clock(now);
         let outcome = self.take_request(request);
+        self.mark(&outcome);
         self.fold();
         outcome
     }
@@ -315,7 +336,7 @@ impl Sessions {
                 if let Some(entry) = self.entry_mut(slot) {
                     entry.transit = transit.or(entry.transit);
                 }
-                self.activated(slot, direction);
+                self.activated(slot, direction, transit, forced);
                 self.stats.forced += u64::from(forced);
                 self.stats.drain_bounds += u64::from(forced);
             }
@@ -345,7 +366,7 @@ impl Sessions {
             };
             for (direction, id) in pair.into_iter().enumerate() {
                 match self.writer.flow(id).map(|flow| flow.state()) {
-                    Some(FlowState::Active) => self.activated(slot, direction),
+                    Some(FlowState::Active) => self.activated(slot, direction, None, false),
                     Some(FlowState::Closing) => {
                         self.close(slot, CloseCode::Fin);
                     }
@@ -427,13 +448,14 @@ impl Sessions {
     }
 
     /// The book learns that a flow is active.
-    fn activated(&mut self, slot: u32, direction: usize) {
+    fn activated(&mut self, slot: u32, direction: usize, transit: Option<Duration>, forced: bool) {
         let Some(entry) = self.entry_mut(slot) else {
             return;
         };
         if std::mem::take(&mut entry.waiting[direction]) {
             self.signals.waiting.fetch_sub(1, Ordering::Relaxed);
             self.stats.hand_overs += 1;
+            self.tell_handed_over(slot, direction, transit, forced);
         }
     }
 }

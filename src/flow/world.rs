@@ -26,7 +26,7 @@ pub(super) const MAC_DST: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
 pub(super) const MAC_SRC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x5]);
 
 /// An element with two vNICs.
-pub(super) fn shape() -> ElementShape {
+pub(crate) fn shape() -> ElementShape {
     let vnic = |last| VnicShape {
         mac: MacAddr([2, 0, 0, 0, 1, last]),
         mtu: 1500,
@@ -35,7 +35,7 @@ pub(super) fn shape() -> ElementShape {
 }
 
 /// A source NAT session from vNIC 0 to vNIC 1, number `n`.
-pub(super) fn request(n: u16) -> SessionRequest {
+pub(crate) fn request(n: u16) -> SessionRequest {
     let original = Tuple {
         src: "10.0.0.2".parse().unwrap(),
         dst: "198.51.100.7".parse().unwrap(),

@@ -27,6 +27,7 @@ pub mod process;
 pub mod refuse;
 pub mod router;
 pub mod shunt;
+pub mod stream;
 pub mod tcp;
 pub mod tenant;
 pub mod testpmd;

@@ -55,7 +55,8 @@ impl Site {
             Worker::start("crew", clock, polling, vec![lane], reporter).unwrap()
         });
         let workers = workers.collect();
-        let books = Books::from([(ELEMENT, book)]);
+        let mut books = Books::new();
+        books.insert(ELEMENT, book);
         Self {
             workers,
             keeper: preparation.start(clock, books).unwrap(),

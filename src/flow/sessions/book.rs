@@ -284,6 +284,12 @@ impl Book {
         record.has(FOLDED).then_some(record)
     }
 
+    /// Whether there is a session at `slot` that is not ending.
+    pub(super) fn is_wanted(&self, slot: u32) -> bool {
+        let goes_on = |entry: &Entry| !matches!(entry.phase, SessionPhase::Closing(_));
+        self.folded(slot).is_some() || self.opened(slot).is_some_and(goes_on)
+    }
+
     /// An open entry.
     pub(super) fn opened(&self, slot: u32) -> Option<&Entry> {
         self.open.get(&slot).map(|entry| &**entry)

@@ -271,6 +271,11 @@ impl Sessions {
                 entry.phase = SessionPhase::Live;
                 entry.touched = self.now;
                 self.arm(slot);
+                if state == FlowState::Active {
+                    for place in (0..2).filter(|place| presence[*place]) {
+                        self.tell_handed_over(slot, place, None, false);
+                    }
+                }
                 Settled::In
             }
             Err(error) => {
@@ -421,7 +426,7 @@ impl Sessions {
         let idle = self.idle(&entry) >= entry.request.idle_timeout;
         for (place, state) in states.into_iter().flatten().enumerate() {
             if state == Some(FlowState::Active) {
-                self.activated(slot, place);
+                self.activated(slot, place, None, false);
             }
         }
         if too_old {

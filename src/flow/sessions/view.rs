@@ -68,7 +68,7 @@ impl Sessions {
         self.at(self.book.by_key(key)?)
     }
 
-    fn at(&self, slot: u32) -> Option<SessionView> {
+    pub(super) fn at(&self, slot: u32) -> Option<SessionView> {
         let entry = self.entry(slot)?;
         let view = self.view(&entry, entry.request.clone());
         Some(view)
