@@ -52,10 +52,6 @@ const RATE: u32 = 1_000;
 const WARM_UP: u32 = 1_000;
 const REQUESTS: u32 = 10_000;
 
-fn at(rest: &str) -> String {
-    format!("{}{rest}", lab::INVENTORY)
-}
-
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -68,10 +64,8 @@ fn main() {
 async fn measure() {
     let world = World::start();
     let mut report = Report::new("ask");
-    let (_guests, guests): (Vec<_>, Vec<_>) = {
-        let (one, two) = (world.guest(0).await, world.guest(1).await);
-        ([one.0, two.0].into_iter().collect(), vec![one.1, two.1])
-    };
+    let (_guest_a, a) = world.guest(0).await;
+    let (_guest_b, b) = world.guest(1).await;
     let socket = world.backend[0].socket().to_owned();
     let client = Client::over(Arc::new(Link::new(Address::Socket(socket), None)));
     let direct = open_loop(|number| {
@@ -88,7 +82,7 @@ async fn measure() {
         }
     })
     .await;
-    for (case, element, guest) in [("socket", "a", &guests[0]), ("tls", "b", &guests[1])] {
+    for (case, element, guest) in [("socket", "a", &a), ("tls", "b", &b)] {
         let delays = open_loop(|number| {
             let guest = guest.clone();
             async move {
