@@ -164,6 +164,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::inventory::Element;
 
     /// A NAT router: clients behind `lan`, one public address at `wan`, a server inside.
     fn element() -> Element {
