@@ -18,6 +18,7 @@ pub mod error;
 pub mod identity;
 pub mod inventory;
 pub mod offload;
+pub mod passage;
 mod path;
 mod query;
 mod read;

@@ -17,10 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::api::socket::{ControlSocket, SocketError};
 use crate::flow::{book_memory_bytes, table_memory_bytes};
+use crate::orders::{Order, Orders};
 use config::{Config, ConfigError, check_memory};
 pub use open::DeviceError;
 pub use plan::NeedsRestart;
@@ -92,10 +91,13 @@ pub fn run(path: &Path) -> Result<(), BackendError> {
         .enable_all()
         .build()
         .map_err(|source| BackendError::Threads { source })?;
-    runtime.block_on(serve(path, config))
+    runtime.block_on(async {
+        let orders = Orders::of_signals().map_err(|source| BackendError::Threads { source })?;
+        serve(path, config, orders).await
+    })
 }
 
-fn load(path: &Path) -> Result<Config, BackendError> {
+pub(crate) fn load(path: &Path) -> Result<Config, BackendError> {
     let config = Config::load(path)?;
     check_memory(config.sessions(), bytes_per_session())?;
     Ok(config)
@@ -111,7 +113,7 @@ fn bytes_per_session() -> u64 {
 }
 
 /// An error and what caused it, in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -121,11 +123,15 @@ fn chain_of(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
-    let threads = |source| BackendError::Threads { source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(threads)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(threads)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(threads)?;
+/// Serves `config`, read from `path`, until it is ordered to end.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) async fn serve(
+    path: &Path,
+    config: Config,
+    mut orders: Orders,
+) -> Result<(), BackendError> {
     let socket = ControlSocket::bind(&config.backend.control).await?;
     let (reloads, mut wishes) = tokio::sync::mpsc::channel(1);
     let (running, shared) = open::open(&config)?;
@@ -140,13 +146,14 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     let ended = async {
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => {
-                    if let Err(error) = applied.reload(&backend).await {
-                        log::error!("nothing is changed: {}", chain_of(&error));
+                order = orders.next() => match order {
+                    Order::End => return Ok(()),
+                    Order::Renew => {
+                        if let Err(error) = applied.reload(&backend).await {
+                            log::error!("nothing is changed: {}", chain_of(&error));
+                        }
                     }
-                }
+                },
                 Some(wish) = wishes.recv() => wish.carry_out(&mut applied, &backend).await,
                 () = tokio::time::sleep(LOOK_AFTER) => {
                     if !backend.is_sound() {

@@ -20,7 +20,8 @@ use crate::datapath::keeper::{Books, Keeper, Preparation};
 use crate::datapath::lane::{Lane, Vnic};
 use crate::datapath::worker::Worker;
 use crate::flow::{
-    ElementShape, HandOverLimits, HashSeed, SessionRequest, Sessions, SessionsLimits, VnicShape, flow_table,
+    ElementShape, HandOverLimits, HashSeed, SessionRequest, Sessions, SessionsLimits, VnicShape,
+    flow_table,
 };
 use crate::packet::{MacAddr, VnicId};
 use crate::port::shared::{self, Selector, SharedDevice};

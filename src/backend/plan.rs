@@ -13,13 +13,22 @@ use super::config::{Config, ElementConfig, SharedUplinkConfig, UplinkConfig, Vni
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Step {
-    Unplug { element: String, vnic: String },
+    Unplug {
+        element: String,
+        vnic: String,
+    },
     RemoveElement(String),
     RemoveShared(String),
     AddShared(SharedUplinkConfig),
     AddElement(ElementConfig),
-    Plug { element: String, vnic: VnicConfig },
-    PuntRate { element: String, rate: Option<u32> },
+    Plug {
+        element: String,
+        vnic: VnicConfig,
+    },
+    PuntRate {
+        element: String,
+        rate: Option<u32>,
+    },
     /// Other bounds of sessions: those of this element.
     Bounds(ElementConfig),
 }
@@ -187,11 +196,29 @@ fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
         ("backend.workers", old.workers != new.workers),
         ("backend.polling", old.polling != new.polling),
         ("hand-over", runs.hand_over != wanted.hand_over),
+        ("up", runs.up != wanted.up),
+        ("element.serial", !have_same_ports(runs, wanted)),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {
         Some((key, _)) => Err(NeedsRestart(key)),
         None => Ok(()),
     }
+}
+
+/// Whether the relay and the controller of `shunt up` would know of nothing new.
+fn have_same_ports(runs: &Config, wanted: &Config) -> bool {
+    let of = |config: &Config| -> Vec<_> {
+        let mut ports: Vec<_> = config
+            .with_ports()
+            .map(|(element, serial)| {
+                let (name, tenant) = (element.name.clone(), element.tenant.clone());
+                (name, tenant, serial.clone())
+            })
+            .collect();
+        ports.sort_by(|one, other| one.0.cmp(&other.0));
+        ports
+    };
+    of(runs) == of(wanted)
 }
 
 /// An element's table has the size it was made with.

@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::drain::drained;
+use super::inside::Relay;
 use super::tls;
 
 /// Connections of a listener at a time; more wait.
@@ -66,7 +67,7 @@ impl Peer {
         }
     }
 
-    fn of(certificate: &CertificateDer<'_>) -> Self {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
         Self::Certificate {
             der: certificate.as_ref().into(),
             names: tls::names(certificate).into(),
@@ -112,8 +113,27 @@ pub async fn mutual(
     .await;
 }
 
+/// Serves `app` to the relay of this process until `ending`.
+pub async fn inside(relay: Relay, app: Router, ending: watch::Receiver<bool>) {
+    let Relay {
+        mut visitors,
+        certificate,
+    } = relay;
+    let peer = Peer::of(&certificate);
+    let accept = move |context: &mut Context<'_>| visitors.poll_accept(context);
+    serve(accept, ending, |stream, seat, ending| {
+        let (app, peer) = (app.clone(), peer.clone());
+        async move {
+            let never = std::future::pending();
+            converse(stream, Version::Two, app, peer, ending, never).await;
+            drop(seat);
+        }
+    })
+    .await;
+}
+
 async fn serve<S, F: Future<Output = ()> + Send + 'static>(
-    accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
     mut ending: watch::Receiver<bool>,
     converse: impl Fn(S, OwnedSemaphorePermit, watch::Receiver<bool>) -> F,
 ) {
@@ -124,7 +144,7 @@ async fn serve<S, F: Future<Output = ()> + Send + 'static>(
         // The semaphore is never closed.
         while let Ok(seat) = seats.clone().acquire_owned().await {
             while connections.try_join_next().is_some() {}
-            match poll_fn(&accept).await {
+            match poll_fn(&mut accept).await {
                 Ok(stream) => {
                     connections.spawn(converse(stream, seat, of_connections.clone()));
                 }

@@ -13,6 +13,7 @@ mod audit;
 pub mod config;
 mod drain;
 mod hand_back;
+mod inside;
 mod inventory;
 mod listen;
 mod meter;
@@ -33,15 +34,16 @@ use std::time::SystemTime;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api::config::Site;
 use crate::api::discovery::{self, Defaults, INVENTORY};
 use crate::api::socket::{ControlSocket, SocketError};
+use crate::orders::{Order, Orders};
 use audit::Audit;
 use config::{Config, ConfigError, Files};
+pub(crate) use inside::{Inside, Relay};
 use inventory::Inventory;
 use meter::Meters;
 use registry::Registry;
@@ -97,6 +99,9 @@ pub enum ControllerError {
     /// The system refused a thread or a signal.
     #[error("cannot start threads: raise the limits of processes and open files")]
     Threads(#[source] std::io::Error),
+    /// The inventory that a file describes is not of the model.
+    #[error("the inventory that the configuration describes was refused: {0}")]
+    Inventory(String),
     /// The store ended by itself.
     #[error("the store has ended; its log line says why")]
     StoreEnded,
@@ -178,16 +183,28 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ControllerError> {
 /// The configuration, the certificates or the store cannot be used, or the store ended.
 pub fn run(config: &Path) -> Result<(), ControllerError> {
     let config = Config::load(config)?;
-    block_on(serve(&config))?
+    block_on(async {
+        let orders = Orders::of_signals().map_err(ControllerError::Threads)?;
+        serve(&config, None, orders).await
+    })?
 }
 
-async fn serve(config: &Config) -> Result<(), ControllerError> {
+/// Serves `config`, beside the relay of the same process if there is one, until it is
+/// ordered to end.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) async fn serve(
+    config: &Config,
+    inside: Option<Inside>,
+    orders: Orders,
+) -> Result<(), ControllerError> {
     let (audit, writer) =
         Audit::open(&config.audit.file).map_err(|source| ControllerError::Audit {
             path: config.audit.file.clone(),
             source,
         })?;
-    let outcome = serve_with(config, Arc::new(audit)).await;
+    let outcome = serve_with(config, inside, orders, Arc::new(audit)).await;
     // The last line's sender is gone with what was served.
     if tokio::task::spawn_blocking(|| writer.finish())
         .await
@@ -198,15 +215,19 @@ async fn serve(config: &Config) -> Result<(), ControllerError> {
     outcome
 }
 
-async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), ControllerError> {
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.store.file)?);
+async fn serve_with(
+    config: &Config,
+    inside: Option<Inside>,
+    orders: Orders,
+    audit: Arc<Audit>,
+) -> Result<(), ControllerError> {
+    let store: Arc<dyn Store> = Arc::new(match &inside {
+        Some(_) => Embedded::in_memory()?,
+        None => Embedded::open(&config.store.file)?,
+    });
     let inventory = Inventory::open(store.clone()).await?;
     let registry = Arc::new(Registry::default());
     let (hand_back, handed_back) = mpsc::unbounded_channel();
-    let mut watch = store.watch("").await?;
-    // The first event is everything: served is what is known.
-    let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
-    let _kept = hand_back.send(registry.apply(first));
 
     let site = Arc::new(Site {
         datastore: Arc::new(inventory),
@@ -221,6 +242,14 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
             ),
         ],
     });
+    let relay = match inside {
+        Some(inside) => Some(inside.fill(site.clone()).await?),
+        None => None,
+    };
+    let mut watch = store.watch("").await?;
+    // The first event is everything: served is what is known.
+    let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
+    let _kept = hand_back.send(registry.apply(first));
     let shared = Arc::new(Shared {
         registry: registry.clone(),
         meters: Meters::default(),
@@ -239,7 +268,10 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
     }
     if let Some(listener) = &config.relays {
         let of = Tls::bind(listener.listen, listener.files(), hung_up).await?;
-        parts.spawn(of.serve(relays, ending.clone()));
+        parts.spawn(of.serve(relays.clone(), ending.clone()));
+    }
+    if let Some(relay) = relay {
+        parts.spawn(listen::inside(relay, relays, ending.clone()));
     }
     log::info!("serving operators on {}", socket.path().display());
     parts.spawn(async move { listen::local(socket.listener(), operators, ending).await });
@@ -250,7 +282,7 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
     ));
 
     let outcome = tokio::select! {
-        outcome = signals(&hangup, &audit) => outcome,
+        () = obey(orders, &hangup, &audit) => Ok(()),
         () = follow(watch, &registry, &hand_back) => Err(ControllerError::StoreEnded),
     };
     log::info!("ending");
@@ -273,21 +305,11 @@ async fn follow(
     }
 }
 
-/// Reloads at SIGHUP; ends at SIGTERM and SIGINT.
-async fn signals(hangup: &watch::Sender<u64>, audit: &Audit) -> Result<(), ControllerError> {
-    let of = |kind| signal(kind).map_err(ControllerError::Threads);
-    let mut terminate = of(SignalKind::terminate())?;
-    let mut interrupt = of(SignalKind::interrupt())?;
-    let mut hung_up = of(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hung_up.recv() => {
-                hangup.send_modify(|count| *count += 1);
-                audit.reopen().await;
-            }
-        }
+/// Reads again what it is ordered to, until it is to end.
+async fn obey(mut orders: Orders, hangup: &watch::Sender<u64>, audit: &Audit) {
+    while orders.next().await == Order::Renew {
+        hangup.send_modify(|count| *count += 1);
+        audit.reopen().await;
     }
 }
 

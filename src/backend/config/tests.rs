@@ -116,7 +116,10 @@ fn an_element_is_bounded_as_soon_as_one_list_of_prefixes_is_given() {
     assert!(none.translations.is_empty() && none.sources.is_empty());
     let names: Vec<_> = none.vnics.iter().map(|vnic| vnic.name.as_str()).collect();
     assert_eq!(names, ["lan", "wan"]);
-    let of_vnic = bounds(&with_line(13, "source-prefixes = [\"10.0.0.0/8\", \"::/0\"]"));
+    let of_vnic = bounds(&with_line(
+        13,
+        "source-prefixes = [\"10.0.0.0/8\", \"::/0\"]",
+    ));
     assert_eq!(of_vnic.unwrap().vnics[0].sources.len(), 2);
     refused_at(
         8,
