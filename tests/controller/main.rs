@@ -8,6 +8,7 @@
     reason = "tests may be blunt"
 )]
 
+mod clients;
 mod host_file;
 mod lab;
 mod offload;
