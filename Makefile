@@ -8,6 +8,9 @@ CARGO ?= cargo
 RUST_MIN := 1.89
 PYANG := target/pyang/bin/pyang
 PYANG_VERSION := 2.7.1
+# A client of RESTCONF that is not ours, for the tests.
+CLIENTS := target/clients/bin/python
+CLIENTS_VERSION := 1.0.5
 SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
 .PHONY: help setup rust build demo test loom lint bench guest clean
@@ -15,9 +18,9 @@ SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: rust ## installs what building and testing need: Debian packages (as root), pyang
+setup: rust ## installs what building and testing need: Debian packages (as root), Python's
 	@qemu/setup
-	@$(MAKE) --no-print-directory $(PYANG)
+	@$(MAKE) --no-print-directory $(PYANG) $(CLIENTS)
 
 rust:
 	@version=$$($(CARGO) --version 2>/dev/null | cut -d ' ' -f 2) || true; \
@@ -54,6 +57,10 @@ loom: rust ## model-checks the memory ordering of rings and tables
 $(PYANG): # brings the modules of the IETF with it
 	python3 -m venv target/pyang
 	target/pyang/bin/pip install --quiet --disable-pip-version-check pyang==$(PYANG_VERSION)
+
+$(CLIENTS):
+	python3 -m venv target/clients
+	target/clients/bin/pip install --quiet --disable-pip-version-check cisco-nso-restconf==$(CLIENTS_VERSION)
 
 lint: setup ## formatting, clippy, rustdoc, shellcheck, YANG, dependency policy
 	$(CARGO) fmt --check

@@ -11,7 +11,7 @@
 //! | 2 | [`datapath`] |
 //! | 3 | [`api`] |
 //! | 4 | [`backend`], [`controller`], [`relay`] |
-//! | 5 | [`cli`] |
+//! | 5 | [`up`], [`cli`] |
 
 pub mod api;
 pub mod backend;
@@ -23,5 +23,7 @@ pub mod packet;
 pub mod port;
 pub mod relay;
 pub mod serial;
+pub mod up;
 
+mod orders;
 mod sync;

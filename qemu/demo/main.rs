@@ -33,8 +33,8 @@ use world::{CLIENT, OUTSIDE, SERVER, Session, World};
 
 const USAGE: &str = "usage: demo [--quick]
 
-Boots a router guest on `shunt backend`, offloads running sessions, prints slow path
-against fast path, and cleans up. Needs root, and `make setup build guest` before.
+Boots a router guest on `shunt up`, which asks over its serial port for running sessions to
+be offloaded; prints slow path against fast path, and cleans up. Needs root, and `make setup build guest` before.
 
   --quick   short measurements: shows that it works, not how well";
 
@@ -126,7 +126,8 @@ impl Steps {
 fn demo(plan: Plan) -> bool {
     let steps = Steps { started: now() };
     steps.step(
-        "booting the guest: a Linux router, two vNICs on `shunt backend`, nftables masquerade",
+        "booting the guest: a Linux router, two vNICs and a serial port on `shunt up`, nftables \
+         masquerade",
     );
     let mut world = World::start();
     world.wait_ready();
@@ -147,7 +148,7 @@ fn measure_tcp(steps: &Steps, plan: Plan, world: &mut World, report: &mut Report
     steps.step("TCP on the slow path: one connection, TSO");
     (report.slow_bps, report.slow_share) = world.share_of(|| stream.rate(plan.tcp));
 
-    steps.step("offloading the running TCP connection");
+    steps.step("the guest asks for the running TCP connection to be offloaded");
     let session = stream.session("demo-tcp", TCP_PORT);
     world.offload(session);
     world.wait_active(session, ACTIVE_WITHIN);
@@ -165,7 +166,10 @@ fn measure_udp(steps: &Steps, plan: Plan, world: &mut World, report: &mut Report
     report.slow_share = report.slow_share + share;
     drop(blaster);
 
-    steps.step("offloading the running UDP session, paced packets count what goes missing");
+    steps.step(
+        "the guest asks for the running UDP session to be offloaded, paced packets count what \
+         goes missing",
+    );
     report.hand_over = paced(world, |world| {
         world.offload(UDP);
         world.wait_active(UDP, ACTIVE_WITHIN);
@@ -178,7 +182,7 @@ fn measure_udp(steps: &Steps, plan: Plan, world: &mut World, report: &mut Report
     report.fast_share = report.fast_share + share;
     drop(blaster);
 
-    steps.step("withdrawing the UDP session");
+    steps.step("the guest withdraws the UDP session");
     let mut before = 0;
     report.hand_back = paced(world, |world| {
         before = world.guest_received();

@@ -1,15 +1,16 @@
-//! What the demo runs on: client ─ tap ─ backend ─ guest ─ backend ─ tap ─ server.
+//! What the demo runs on: client ─ tap ─ backend ─ guest ─ backend ─ tap ─ server; and the
+//! guest's serial port, by which it asks.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::report::Share;
 use crate::support::guest::Guest;
 use crate::support::netns::Netns;
-use crate::support::shunt::Shunt;
+use crate::support::shunt::{Shunt, binary};
 use crate::support::{Dir, eventually};
 
 /// The client's address, behind the guest's masquerade.
@@ -28,13 +29,21 @@ const CONFIG: &str = r#"
 [backend]
 control = "{dir}/control.sock"
 
+[up]
+controller = "{dir}/controller.sock"
+presence = "{dir}/presence.sock"
+audit = "{dir}/audit.jsonl"
+
 [[element]]
 name = "router"
+translation-prefixes = ["{outside}/32"]
+serial = { socket = "{dir}/guest/offload.sock", uid = 0 }
 
 [[element.vnic]]
 name = "lan"
 socket = "{dir}/lan.sock"
 mac = "52:54:00:5a:00:01"
+source-prefixes = ["0.0.0.0/0"]
 uplink = { type = "tap", name = "lan", netns = "{client}" }
 
 [[element.vnic]]
@@ -52,7 +61,7 @@ pub struct World {
     pub shunt: Shunt,
     pub client: Netns,
     pub server: Rc<Netns>,
-    dir: Dir,
+    _dir: Dir,
 }
 
 /// A connection: protocol and the client's and server's ports.
@@ -70,9 +79,11 @@ impl World {
         let dir = Dir::new();
         let (client, server) = (namespace("democ"), namespace("demos"));
         let config = CONFIG
+            .replace("{outside}", OUTSIDE)
             .replace("{client}", client.name())
             .replace("{server}", server.name());
-        let shunt = Shunt::start(&dir, &config);
+        std::fs::create_dir(dir.file("guest")).unwrap();
+        let shunt = Shunt::up(&dir, &config);
         for (netns, tap, address) in [(&client, "lan", CLIENT), (&server, "wan", SERVER)] {
             netns.address(tap, &format!("{address}/24"));
             netns.ip(&format!("link set {tap} txqueuelen {TAP_FRAMES}"));
@@ -86,13 +97,14 @@ impl World {
             .address("eth0", "10.77.1.1/24")
             .address("eth1", &format!("{OUTSIDE}/24"))
             .masquerade("eth1")
+            .program(&binary())
             .start(&dir.file("guest"));
         Self {
             guest,
             shunt,
             client,
             server: Rc::new(server),
-            dir,
+            _dir: dir,
         }
     }
 
@@ -104,40 +116,43 @@ impl World {
         });
     }
 
-    /// Asks for `session` to be offloaded.
-    pub fn offload(&self, session: Session) {
+    /// The guest asks for `session` to be offloaded.
+    pub fn offload(&mut self, session: Session) {
         let Session {
             key,
             protocol,
             from,
             to,
         } = session;
-        self.command(&[
-            "session",
-            "add",
-            "--key",
-            key,
-            "--protocol",
-            protocol,
-            "--ingress",
-            "lan",
-            "--egress",
-            "wan",
-            "--from",
-            &format!("{CLIENT}:{from}"),
-            "--to",
-            &format!("{SERVER}:{to}"),
-            "--snat",
-            &format!("{OUTSIDE}:{from}"),
-        ]);
+        let wanted = json!({ "session": [{
+            "key": key, "protocol": protocol,
+            "original": {
+                "ingress-vnic": "lan", "egress-vnic": "wan",
+                "source-address": CLIENT, "source-port": from,
+                "destination-address": SERVER, "destination-port": to,
+                "translation": { "source-address": OUTSIDE, "source-port": from },
+            },
+        }]});
+        let answer = self.call("offload", wanted);
+        let result = &answer["result"][0]["result"];
+        assert_eq!(result, "offloaded", "{answer}");
     }
 
-    /// Takes `session` back.
-    pub fn withdraw(&self, session: Session) {
-        self.command(&["session", "del", session.key]);
+    /// The guest takes `session` back.
+    pub fn withdraw(&mut self, session: Session) {
+        self.call("withdraw", json!({ "key": [session.key] }));
         eventually(SOON, "the session is gone", || {
             self.sessions().iter().all(|own| own["key"] != session.key)
         });
+    }
+
+    /// A program in the guest calls an rpc over the serial port.
+    fn call(&mut self, rpc: &str, input: Value) -> Value {
+        let path = format!("/restconf/operations/shunt-offload:{rpc}");
+        let input = json!({ "shunt-offload:input": input });
+        let script = format!("shunt call POST {path} '{input}'");
+        let answer: Value = serde_json::from_str(&self.guest.succeed(&script)).unwrap();
+        answer["shunt-offload:output"].clone()
     }
 
     /// Waits until both directions of `session` go around the guest.
@@ -214,20 +229,6 @@ impl World {
         let answer = self.shunt.control().get(path);
         let list = &answer["shunt-offload:sessions"]["session"];
         list.as_array().cloned().unwrap_or_default()
-    }
-
-    fn command(&self, arguments: &[&str]) {
-        let socket = self.dir.file("control.sock");
-        let socket = socket.to_string_lossy();
-        let arguments = [arguments, &["--socket", &socket]].concat();
-        let output = self.shunt.cli(&arguments);
-        assert!(
-            output.status.success(),
-            "shunt {}: {}{}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
     }
 }
 

@@ -38,6 +38,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::connection::{Bounds, Connection, Use};
 use super::drain::drained;
+use super::passage::Visitors;
 use super::preface;
 use super::tls::{self, Files, TlsError};
 
@@ -100,6 +101,27 @@ pub async fn local(listener: &UnixListener, app: Router, ending: watch::Receiver
         async move {
             let never = std::future::pending();
             converse(stream, app, Peer::Local, ending, never).await;
+            drop(seat);
+        }
+    })
+    .await;
+}
+
+/// Serves `app` to another program of this process until `ending`: who comes as `visitors` is
+/// the owner of `certificate`.
+pub async fn inside(
+    mut visitors: Visitors,
+    certificate: CertificateDer<'static>,
+    app: Router,
+    ending: watch::Receiver<bool>,
+) {
+    let peer = Peer::of(&certificate);
+    let accept = move |context: &mut Context<'_>| visitors.poll_accept(context);
+    serve(CONNECTIONS_MAX, accept, ending, |stream, seat, ending| {
+        let (app, peer) = (app.clone(), peer.clone());
+        async move {
+            let never = std::future::pending();
+            converse(stream, app, peer, ending, never).await;
             drop(seat);
         }
     })
@@ -211,7 +233,7 @@ impl Drop for Place {
 
 async fn serve<S, F: Future<Output = ()> + Send + 'static>(
     seats: usize,
-    accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>>,
     mut ending: watch::Receiver<bool>,
     converse: impl Fn(S, OwnedSemaphorePermit, watch::Receiver<bool>) -> F,
 ) {
@@ -222,7 +244,7 @@ async fn serve<S, F: Future<Output = ()> + Send + 'static>(
         // The semaphore is never closed.
         while let Ok(seat) = seats.clone().acquire_owned().await {
             while connections.try_join_next().is_some() {}
-            match poll_fn(&accept).await {
+            match poll_fn(&mut accept).await {
                 Ok(stream) => {
                     connections.spawn(converse(stream, seat, of_connections.clone()));
                 }

@@ -24,6 +24,7 @@ pub mod inventory;
 pub mod link;
 pub mod listen;
 pub mod offload;
+pub mod passage;
 mod path;
 mod preface;
 mod query;

@@ -21,6 +21,7 @@ use crate::port::xdp::CopyMode;
 
 mod check;
 mod error;
+mod inside;
 mod memory;
 #[cfg(test)]
 mod shared_tests;
@@ -32,6 +33,7 @@ mod tests;
 mod values;
 
 pub use error::{ConfigError, Place, Problem};
+pub use inside::{SerialConfig, SerialMode, UpConfig};
 pub use memory::check_memory;
 pub use shield::ShieldConfig;
 
@@ -52,6 +54,9 @@ pub struct Config {
     /// Devices that several vNICs have as their uplink.
     #[serde(default, rename = "shared-uplink")]
     pub shared_uplinks: Vec<SharedUplinkConfig>,
+    /// What `shunt up` runs beside the backend.
+    #[serde(default)]
+    pub up: UpConfig,
     /// The elements served, at least one.
     #[serde(default, rename = "element")]
     pub elements: Vec<ElementConfig>,
@@ -211,6 +216,11 @@ pub struct ElementConfig {
         deserialize_with = "values::within::<_, u32, 0, { SHIELDS_MAX as u64 }>"
     )]
     pub shield_quota: u32,
+    /// For `shunt up`: who it belongs to.
+    #[serde(default = "inside::default_tenant", deserialize_with = "values::name")]
+    pub tenant: String,
+    /// For `shunt up`: its serial port; without one it can ask for nothing.
+    pub serial: Option<SerialConfig>,
     /// Its vNICs, 1 to [`VNICS_MAX`].
     #[serde(default, rename = "vnic")]
     pub vnics: Vec<VnicConfig>,
@@ -418,6 +428,12 @@ impl Config {
     /// [`ConfigError::Invalid`] with the line.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         Self::parse_at(text, None)
+    }
+
+    /// The elements with serial ports, whom `shunt up` has its relay and controller serve.
+    pub fn with_ports(&self) -> impl Iterator<Item = (&ElementConfig, &SerialConfig)> {
+        let elements = self.elements.iter();
+        elements.filter_map(|element| Some((element, element.serial.as_ref()?)))
     }
 
     fn parse_at(text: &str, file: Option<&Path>) -> Result<Self, ConfigError> {

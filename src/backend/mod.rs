@@ -22,12 +22,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::api::listen::{ListenError, Mutual};
 use crate::api::socket::{ControlSocket, SocketError};
 use crate::api::tls;
 use crate::flow::{book_memory_bytes, table_memory_bytes};
+use crate::orders::{Order, Orders};
 use config::{Config, ConfigError, check_memory};
 use lease::Leases;
 pub use open::DeviceError;
@@ -106,10 +105,13 @@ pub fn run(path: &Path) -> Result<(), BackendError> {
         .enable_all()
         .build()
         .map_err(|source| BackendError::Threads { source })?;
-    runtime.block_on(serve(path, config))
+    runtime.block_on(async {
+        let orders = Orders::of_signals().map_err(|source| BackendError::Threads { source })?;
+        serve(path, config, orders).await
+    })
 }
 
-fn load(path: &Path) -> Result<Config, BackendError> {
+pub(crate) fn load(path: &Path) -> Result<Config, BackendError> {
     let config = Config::load(path)?;
     check_memory(config.sessions(), bytes_per_session())?;
     Ok(config)
@@ -125,7 +127,7 @@ fn bytes_per_session() -> u64 {
 }
 
 /// An error and what caused it, in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -149,11 +151,15 @@ fn wall_milliseconds() -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
-    let threads = |source| BackendError::Threads { source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(threads)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(threads)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(threads)?;
+/// Serves `config`, read from `path`, until it is ordered to end.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) async fn serve(
+    path: &Path,
+    config: Config,
+    mut orders: Orders,
+) -> Result<(), BackendError> {
     let socket = ControlSocket::bind(&config.backend.control).await?;
     let (hung_up, hangups) = tokio::sync::watch::channel(0_u64);
     let controllers = match &config.control_tls {
@@ -183,14 +189,15 @@ async fn serve(path: &Path, config: Config) -> Result<(), BackendError> {
     let ended = async {
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => {
-                    hung_up.send_modify(|count| *count += 1);
-                    if let Err(error) = applied.reload(&backend).await {
-                        log::error!("nothing is changed: {}", chain_of(&error));
+                order = orders.next() => match order {
+                    Order::End => return Ok(()),
+                    Order::Renew => {
+                        hung_up.send_modify(|count| *count += 1);
+                        if let Err(error) = applied.reload(&backend).await {
+                            log::error!("nothing is changed: {}", chain_of(&error));
+                        }
                     }
-                }
+                },
                 Some(wish) = wishes.recv() => wish.carry_out(&mut applied, &backend).await,
                 () = tokio::time::sleep(LOOK_AFTER) => {
                     if !backend.is_sound() {

@@ -224,11 +224,29 @@ fn check_fixed(runs: &Config, wanted: &Config) -> Result<(), NeedsRestart> {
         ("control-tls", runs.control_tls != wanted.control_tls),
         ("hand-over", runs.hand_over != wanted.hand_over),
         ("lease", runs.lease != wanted.lease),
+        ("up", runs.up != wanted.up),
+        ("element.serial", !have_same_ports(runs, wanted)),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {
         Some((key, _)) => Err(NeedsRestart(key)),
         None => Ok(()),
     }
+}
+
+/// Whether the relay and the controller of `shunt up` would know of nothing new.
+fn have_same_ports(runs: &Config, wanted: &Config) -> bool {
+    let of = |config: &Config| -> Vec<_> {
+        let mut ports: Vec<_> = config
+            .with_ports()
+            .map(|(element, serial)| {
+                let (name, tenant) = (element.name.clone(), element.tenant.clone());
+                (name, tenant, serial.clone())
+            })
+            .collect();
+        ports.sort_by(|one, other| one.0.cmp(&other.0));
+        ports
+    };
+    of(runs) == of(wanted)
 }
 
 /// An element's table has the size it was made with.

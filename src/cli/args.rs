@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderName, HeaderValue, Method};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::shield::ShieldCommand;
@@ -38,6 +40,12 @@ pub(super) enum Command {
     /// Run the controller: judge what elements ask for, and serve operators
     #[command(after_long_help = "Example:\n  shunt controller --config /etc/shunt/controller.toml")]
     Controller(ControllerArgs),
+    /// Run backend, relay and controller of this host in one process
+    #[command(after_long_help = "Example:\n  shunt up --config /etc/shunt/shunt.toml")]
+    Up(UpArgs),
+    /// Send one request over a serial port, from inside a guest
+    #[command(after_long_help = CALL_EXAMPLES)]
+    Call(CallArgs),
     /// Add, withdraw or show sessions
     Session {
         /// What to do with sessions
@@ -96,6 +104,55 @@ pub(super) struct ControllerArgs {
     /// Fill a new store from FILE, then exit; the controller must not run
     #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "backup"])]
     pub restore: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct UpArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only check the configuration, then exit
+    #[arg(long)]
+    pub check: bool,
+}
+
+const CALL_EXAMPLES: &str = "\
+Examples:
+  shunt call GET /restconf/data/shunt-offload:state
+  shunt call POST /restconf/operations/shunt-offload:withdraw \\
+    '{\"shunt-offload:input\": {\"all\": true}}'
+  shunt call POST /restconf/operations/shunt-offload:offload - < sessions.json";
+
+#[derive(Args)]
+pub(super) struct CallArgs {
+    /// The serial port, or a socket that leads to one
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SHUNT_PORT",
+        default_value = "/dev/virtio-ports/org.shunt.offload.0"
+    )]
+    pub port: PathBuf,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    pub timeout: u32,
+    /// A header besides `accept` and `content-type`, as NAME:VALUE; repeat for more
+    #[arg(long = "header", value_name = "HEADER", value_parser = header)]
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// GET, POST and so on
+    pub method: Method,
+    /// Path and query, as /restconf/data
+    pub path: PathAndQuery,
+    /// The body, JSON (`-`: stdin)
+    pub body: Option<String>,
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let hint = || format!("`{text}` is no header: write NAME:VALUE");
+    let (name, value) = text.split_once(':').ok_or_else(hint)?;
+    let name = name.trim().parse().map_err(|_| hint())?;
+    let value = value.trim().parse().map_err(|_| hint())?;
+    Ok((name, value))
 }
 
 /// Which backend and element, and how to print.

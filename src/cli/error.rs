@@ -8,6 +8,9 @@ use crate::api::{ApiError, ClientError};
 use crate::backend::BackendError;
 use crate::controller::ControllerError;
 use crate::relay::RelayError;
+use crate::up::UpError;
+
+use super::call::CallError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,12 @@ pub(super) enum CliError {
     /// The controller ended with an error.
     #[error(transparent)]
     Controller(#[from] ControllerError),
+    /// What runs all in one ended with an error.
+    #[error(transparent)]
+    Up(#[from] UpError),
+    /// A request over a serial port failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     File {

@@ -8,6 +8,7 @@
 //! *Standard*: none.
 
 mod args;
+mod call;
 mod error;
 mod input;
 mod reload;
@@ -72,6 +73,17 @@ fn run(command: Command) -> Result<Ending, CliError> {
             Ok(Ending::Done)
         }
         Command::Controller(controller) => run_controller(&controller),
+        Command::Up(up) => {
+            if up.check {
+                crate::up::check(&up.config)?;
+                print(&format!("{}: sound\n", up.config.display()))?;
+            } else {
+                start_log();
+                crate::up::run(&up.config)?;
+            }
+            Ok(Ending::Done)
+        }
+        Command::Call(call) => talk(call::call(call)),
         Command::Session { command } => talk(async {
             match *command {
                 SessionCommand::Add(add) => session::add(*add).await,

@@ -15,6 +15,7 @@ mod batch;
 pub mod config;
 mod feeds;
 mod hand_back;
+mod inside;
 mod inventory;
 mod meter;
 mod operators;
@@ -31,7 +32,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -41,14 +41,16 @@ use crate::api::link::Credentials;
 use crate::api::listen::{self, ListenError, Mutual};
 use crate::api::socket::{ControlSocket, SocketError};
 use crate::api::tls::{self, Files, TlsError};
+use crate::orders::{Order, Orders};
 use audit::Audit;
 use backends::Backends;
 use config::{Config, ConfigError};
 use feeds::Feeds;
+pub(crate) use inside::{Inside, Relay};
 use inventory::Inventory;
 use meter::Meters;
 use registry::{Due, Registry};
-use store::{ArchiveError, Etcd, StoreError, Watch};
+use store::{ArchiveError, Embedded, Etcd, Store, StoreError, Watch};
 use view::Shared;
 
 /// Threads of the program: it lives beside others.
@@ -94,6 +96,9 @@ pub enum ControllerError {
     /// The system refused a thread or a signal.
     #[error("cannot start threads: raise the limits of processes and open files")]
     Threads(#[source] std::io::Error),
+    /// The inventory that a file describes is not of the model.
+    #[error("the inventory that the configuration describes was refused: {0}")]
+    Inventory(String),
     /// The store ended by itself.
     #[error("the store has ended; its log line says why")]
     StoreEnded,
@@ -184,16 +189,28 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ControllerError> {
 /// The configuration, the certificates or the store cannot be used, or the store ended.
 pub fn run(config: &Path) -> Result<(), ControllerError> {
     let config = Config::load(config)?;
-    block_on(serve(&config))?
+    block_on(async {
+        let orders = Orders::of_signals().map_err(ControllerError::Threads)?;
+        serve(&config, None, orders).await
+    })?
 }
 
-async fn serve(config: &Config) -> Result<(), ControllerError> {
+/// Serves `config`, beside the relay of the same process if there is one, until it is
+/// ordered to end.
+///
+/// # Errors
+/// See [`run`].
+pub(crate) async fn serve(
+    config: &Config,
+    inside: Option<Inside>,
+    orders: Orders,
+) -> Result<(), ControllerError> {
     let (audit, writer) =
         Audit::open(&config.audit.file).map_err(|source| ControllerError::Audit {
             path: config.audit.file.clone(),
             source,
         })?;
-    let outcome = serve_with(config, Arc::new(audit)).await;
+    let outcome = serve_with(config, inside, orders, Arc::new(audit)).await;
     // The last line's sender is gone with what was served.
     if tokio::task::spawn_blocking(|| writer.finish())
         .await
@@ -204,22 +221,21 @@ async fn serve(config: &Config) -> Result<(), ControllerError> {
     outcome
 }
 
-async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), ControllerError> {
-    let store = store::open(&config.store)?;
+async fn serve_with(
+    config: &Config,
+    inside: Option<Inside>,
+    orders: Orders,
+    audit: Arc<Audit>,
+) -> Result<(), ControllerError> {
+    let store: Arc<dyn Store> = match &inside {
+        Some(_) => Arc::new(Embedded::in_memory()?),
+        None => store::open(&config.store)?,
+    };
     let inventory = Inventory::open(store.clone()).await?;
     let registry = Arc::new(Registry::default());
     let (hangup, hung_up) = watch::channel(0);
     let backends = Arc::new(Backends::new(credentials(config, hung_up.clone())?));
     let (hand_back, handed_back) = mpsc::unbounded_channel();
-    let mut watches = Vec::new();
-    for prefix in inventory::watched(&config.store.hosts) {
-        let mut watch = store.watch(&prefix).await?;
-        // The first event is everything: served is what is known.
-        let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
-        let _kept = hand_back.send(registry.apply(first));
-        watches.push(watch);
-    }
-    let watch = Watch::merged(watches);
 
     let named = registry.clone();
     let site = Arc::new(Site {
@@ -239,6 +255,19 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
             ),
         ],
     });
+    let relay = match inside {
+        Some(inside) => Some(inside.fill(site.clone()).await?),
+        None => None,
+    };
+    let mut watches = Vec::new();
+    for prefix in inventory::watched(&config.store.hosts) {
+        let mut watch = store.watch(&prefix).await?;
+        // The first event is everything: served is what is known.
+        let first = watch.next().await.ok_or(ControllerError::StoreEnded)?;
+        let _kept = hand_back.send(registry.apply(first));
+        watches.push(watch);
+    }
+    let watch = Watch::merged(watches);
     let shared = Arc::new(Shared {
         registry: registry.clone(),
         meters: Meters::default(),
@@ -258,7 +287,19 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
     }
     if let Some(listener) = &config.relays {
         let of = Mutual::bind(listener.listen, listener.files(), hung_up).await?;
-        parts.spawn(of.serve(relays, ending.clone()));
+        parts.spawn(of.serve(relays.clone(), ending.clone()));
+    }
+    if let Some(Relay {
+        visitors,
+        certificate,
+    }) = relay
+    {
+        parts.spawn(listen::inside(
+            visitors,
+            certificate,
+            relays,
+            ending.clone(),
+        ));
     }
     log::info!("serving operators on {}", socket.path().display());
     parts.spawn(async move { listen::local(socket.listener(), operators, ending).await });
@@ -270,7 +311,7 @@ async fn serve_with(config: &Config, audit: Arc<Audit>) -> Result<(), Controller
     tokio::spawn(hand_back::keep(means, handed_back));
 
     let outcome = tokio::select! {
-        outcome = signals(&hangup, &audit) => outcome,
+        () = obey(orders, &hangup, &audit) => Ok(()),
         () = follow(watch, &registry, &hand_back) => Err(ControllerError::StoreEnded),
     };
     log::info!("ending");
@@ -307,20 +348,10 @@ async fn follow(
     }
 }
 
-/// Reloads at SIGHUP; ends at SIGTERM and SIGINT.
-async fn signals(hangup: &watch::Sender<u64>, audit: &Audit) -> Result<(), ControllerError> {
-    let of = |kind| signal(kind).map_err(ControllerError::Threads);
-    let mut terminate = of(SignalKind::terminate())?;
-    let mut interrupt = of(SignalKind::interrupt())?;
-    let mut hung_up = of(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hung_up.recv() => {
-                hangup.send_modify(|count| *count += 1);
-                audit.reopen().await;
-            }
-        }
+/// Reads again what it is ordered to, until it is to end.
+async fn obey(mut orders: Orders, hangup: &watch::Sender<u64>, audit: &Audit) {
+    while orders.next().await == Order::Renew {
+        hangup.send_modify(|count| *count += 1);
+        audit.reopen().await;
     }
 }

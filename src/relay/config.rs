@@ -282,6 +282,37 @@ impl Config {
         }
     }
 
+    /// That of a relay beside its controller, in one process: its credentials are in no
+    /// file, and `/restconf` is all there is.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn inside(host: &str, presence: PathBuf, ports: Vec<PortConfig>) -> Result<Self, String> {
+        let config = Self {
+            relay: RelayConfig {
+                host: host.to_owned(),
+                certificate: PathBuf::new(),
+                key: PathBuf::new(),
+                presence,
+            },
+            upstream: UpstreamConfig {
+                url: Url::Inside,
+                ca: None,
+                connect_timeout_ms: default_connect(),
+                response_timeout_ms: default_response(),
+            },
+            allow: AllowConfig {
+                paths: vec![Prefix::try_from("/restconf".to_owned())?],
+                request_headers: default_request_headers(),
+                response_headers: default_response_headers(),
+            },
+            limits: LimitsConfig::default(),
+            serial: SerialConfig::default(),
+            ports,
+        };
+        config.find_problem().map_or(Ok(config), Err)
+    }
+
     /// What contradicts what.
     fn find_problem(&self) -> Option<String> {
         if self.ports.is_empty() {

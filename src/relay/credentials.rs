@@ -1,4 +1,4 @@
-//! The relay's certificate and key: for TLS and for tokens.
+//! The relay's certificate and key, for TLS and for tokens, and its way to the upstream.
 //!
 //! *Promises*: what is loaded works: certificate and key belong together and name the host.
 //! *Refuses*: keys of other kinds, an upstream without authorities to believe.
@@ -14,6 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::config::Config;
 use crate::api::identity::{Signer, SignerError};
+use crate::api::passage::Door;
 
 /// Why credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +52,19 @@ pub enum CredentialsError {
 pub struct Credentials {
     /// Signs tokens.
     pub signer: Signer,
-    /// For connections to the upstream; none if it is on this host.
-    pub tls: Option<Arc<ClientConfig>>,
+    /// How the upstream is reached.
+    pub way: Way,
+}
+
+/// How the upstream is reached with some credentials.
+#[derive(Debug)]
+pub enum Way {
+    /// By TLS.
+    Tls(Arc<ClientConfig>),
+    /// By a unix socket, where they serve for tokens only.
+    Socket,
+    /// It is in this process, and knows whose connections these are.
+    Door(Door),
 }
 
 impl Credentials {
@@ -75,11 +87,17 @@ impl Credentials {
                     source,
                 }
             })?;
-        let tls = match &config.upstream.ca {
-            Some(ca) => Some(Arc::new(client(ca, path, chain, key.into())?)),
-            None => None,
+        let way = match &config.upstream.ca {
+            Some(ca) => Way::Tls(Arc::new(client(ca, path, chain, key.into())?)),
+            None => Way::Socket,
         };
-        Ok(Self { signer, tls })
+        Ok(Self { signer, way })
+    }
+
+    /// Those of a relay whose controller is behind `door`.
+    pub fn inside(signer: Signer, door: Door) -> Self {
+        let way = Way::Door(door);
+        Self { signer, way }
     }
 }
 

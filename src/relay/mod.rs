@@ -27,14 +27,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::{ControlSocket, SocketError};
+use crate::orders::{Order, Orders};
 use carry::Carrier;
 use config::{Config, ConfigError, PortConfig, PortMode};
-use credentials::Credentials;
+pub(crate) use credentials::Credentials;
 pub use credentials::CredentialsError;
 use port::Port;
 use presence::Presence;
@@ -102,12 +102,10 @@ pub fn run(path: &Path) -> Result<(), RelayError> {
         .build()
         .map_err(RelayError::Start)?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(RelayError::Start)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(RelayError::Start)?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(RelayError::Start)?;
+        let mut orders = Orders::of_signals().map_err(RelayError::Start)?;
         let relay = Relay::open(config).await?;
-        let renewing = async {
-            while hangup.recv().await.is_some() {
+        let ended = async {
+            while orders.next().await == Order::Renew {
                 match relay.renew() {
                     Ok(()) => log::info!("the certificate was read again"),
                     Err(error) => log::error!(
@@ -118,12 +116,28 @@ pub fn run(path: &Path) -> Result<(), RelayError> {
             }
         };
         tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
-            () = renewing => Ok(()),
+            () = ended => Ok(()),
             error = relay.serve() => Err(error),
         }
     })
+}
+
+/// Runs a relay with `credentials` that are not in files, until it is ordered to end.
+///
+/// # Errors
+/// See [`RelayError`].
+pub(crate) async fn serve_with(
+    config: Config,
+    credentials: Credentials,
+    mut orders: Orders,
+) -> Result<(), RelayError> {
+    let relay = Relay::open_with(config, credentials).await?;
+    // There is nothing to read again.
+    let ended = async { while orders.next().await == Order::Renew {} };
+    tokio::select! {
+        () = ended => Ok(()),
+        error = relay.serve() => Err(error),
+    }
 }
 
 /// A relay whose sockets are open.
@@ -142,7 +156,12 @@ impl Relay {
     /// # Errors
     /// See [`RelayError`].
     pub async fn open(config: Config) -> Result<Self, RelayError> {
-        let credentials = watch::Sender::new(Arc::new(Credentials::load(&config)?));
+        let credentials = Credentials::load(&config)?;
+        Self::open_with(config, credentials).await
+    }
+
+    async fn open_with(config: Config, credentials: Credentials) -> Result<Self, RelayError> {
+        let credentials = watch::Sender::new(Arc::new(credentials));
         for (one, other) in config.shared_uids() {
             log::warn!(
                 "ports {} and {} belong to one user: a process of his can speak for both",

@@ -6,7 +6,7 @@
 //! *Refuses*: anything but HTTP/2; an upstream whose certificate is not believed.
 //! *Caller's duty*: tokens are signed with the credentials of the connection that carries
 //! them ([`Connection::credentials`]).
-//! *Standard*: RFC 9113; over TLS by ALPN, on a unix socket with prior knowledge.
+//! *Standard*: RFC 9113; over TLS by ALPN, on this host with prior knowledge.
 
 use std::io;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::Guarded;
 use super::config::{UpstreamConfig, Url};
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Way};
 use super::refusal::Refusal;
 
 /// After an attempt failed, how long no other is made.
@@ -104,7 +104,7 @@ impl Upstream {
                 let authority = host.parse().map_err(|_| Refusal::Away)?;
                 Ok((Scheme::HTTPS, authority))
             }
-            Url::Unix(_) => Ok((Scheme::HTTP, Authority::from_static("localhost"))),
+            Url::Unix(_) | Url::Inside => Ok((Scheme::HTTP, Authority::from_static("localhost"))),
         }
     }
 
@@ -150,12 +150,12 @@ impl Upstream {
     }
 
     async fn connect(&self, credentials: Arc<Credentials>) -> Result<Connection, ConnectError> {
-        let sender = match (&self.config.url, &credentials.tls) {
+        let sender = match (&self.config.url, &credentials.way) {
             (Url::Unix(path), _) => {
                 let io = UnixStream::connect(path).await;
                 shake_hands(io.map_err(ConnectError::Connect)?).await?
             }
-            (Url::Https { host, port }, Some(tls)) => {
+            (Url::Https { host, port }, Way::Tls(tls)) => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| ConnectError::Name)?;
                 let io = TcpStream::connect((host.as_str(), *port))
                     .await
@@ -165,8 +165,12 @@ impl Upstream {
                 let io = connector.connect(name, io).await;
                 shake_hands(io.map_err(ConnectError::Tls)?).await?
             }
+            (Url::Inside, Way::Door(door)) => {
+                let io = door.connect().await;
+                shake_hands(io.map_err(ConnectError::Connect)?).await?
+            }
             // The configuration's check: https has authorities, so it has TLS.
-            (Url::Https { .. }, None) => return Err(ConnectError::Name),
+            (Url::Https { .. } | Url::Inside, _) => return Err(ConnectError::Name),
         };
         log::info!("upstream {}: connected", self.name());
         Ok(Connection {
@@ -179,6 +183,7 @@ impl Upstream {
         match &self.config.url {
             Url::Https { host, port } => format!("{host}:{port}"),
             Url::Unix(path) => path.display().to_string(),
+            Url::Inside => "in this process".to_owned(),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! the other open, close, crash or reboot, bytes of an earlier open arrive late, and a
 //! write may have been cut anywhere. [`frame`] makes self-synchronising frames of it,
 //! [`line`](mod@line) makes one connection at a time of the frames, [`link`](mod@link)
-//! makes `AsyncRead + AsyncWrite` of the connection. Both ends are alike.
+//! makes `AsyncRead + AsyncWrite` of the connection. Both ends are alike; [`port`] is the
+//! line as the guest has it.
 //!
 //! *Promises*: whatever lies on the line, the next whole frame is understood. What a
 //! connection delivers is exactly what its other end wrote to this same connection, in
@@ -20,6 +21,7 @@
 pub mod frame;
 pub mod line;
 pub mod link;
+pub mod port;
 
 pub use line::{End, Line, Timing};
 pub use link::{Connections, Driver, Stream, link};

@@ -8,6 +8,7 @@
     reason = "tests may be blunt"
 )]
 
+mod clients;
 mod etcd;
 mod events;
 #[allow(dead_code, reason = "a part is for the relay's tests")]

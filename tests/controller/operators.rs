@@ -24,16 +24,17 @@ certificate = "admin.example"
 role = "admin"
 "#;
 
-struct Lab {
-    servers: Authority,
-    operators: Authority,
-    server: Identity,
-    controller: Controller,
+/// A controller with a listener for operators.
+pub struct Lab {
+    pub servers: Authority,
+    pub operators: Authority,
+    pub server: Identity,
+    pub controller: Controller,
     dir: Dir,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = Dir::new();
         let (servers, operators) = (
             Authority::new(&dir, "servers"),

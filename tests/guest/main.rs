@@ -9,6 +9,7 @@
 
 mod exceptions;
 mod network;
+mod serial;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

@@ -13,8 +13,10 @@
 mod faults;
 mod guest;
 mod pki;
+mod qemu;
 mod requests;
 mod rig;
+mod skew;
 #[path = "../support/mod.rs"]
 mod support;
 mod upstream;
@@ -26,13 +28,18 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs a test, which must end in time.
 fn run(test: impl Future<Output = ()>) {
+    run_for(DEADLINE, test);
+}
+
+/// The same with a time of its own.
+fn run_for(deadline: Duration, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let tasks = tokio::task::LocalSet::new();
     tasks.block_on(&runtime, async {
-        tokio::time::timeout(DEADLINE, test)
+        tokio::time::timeout(deadline, test)
             .await
             .expect("it hangs");
     });

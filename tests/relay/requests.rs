@@ -140,6 +140,14 @@ fn what_is_not_carried_gets_a_clear_answer_and_reaches_nobody() {
             ("GET", "/restconf/..%2fmetrics", StatusCode::BAD_REQUEST),
             ("GET", "/restconf//metrics", StatusCode::BAD_REQUEST),
             ("GET", "/restconf/a%252fb", StatusCode::BAD_REQUEST),
+            ("GET", "/restconf/a%2Fb", StatusCode::BAD_REQUEST),
+            (
+                "GET",
+                "/restconf/x=1%2F..%2F..%2Fmetrics",
+                StatusCode::BAD_REQUEST,
+            ),
+            ("GET", "/restconf%2Fdata/x=1", StatusCode::BAD_REQUEST),
+            ("GET", "/restconf/..%3Bx/metrics", StatusCode::BAD_REQUEST),
         ] {
             let answer = http.call(method, path, "").await;
             assert_eq!(answer.status, status, "{method} {path}");
@@ -180,6 +188,17 @@ fn what_is_not_carried_gets_a_clear_answer_and_reaches_nobody() {
         let answer = http.call("POST", "/restconf/x", &"x".repeat(1_000)).await;
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!(rig.upstream.seen().len(), 1);
+    });
+}
+
+#[test]
+fn keys_with_slashes_arrive_as_they_were_sent() {
+    run(async {
+        let rig = Rig::start().await;
+        let (_guest, http) = rig.guest("a").await;
+        let path = "/restconf/data/a:b/interface=eth0%2F1,10.0.0.0%2F8/mtu";
+        assert_eq!(http.call("GET", path, "").await.status, StatusCode::OK);
+        assert_eq!(rig.upstream.seen()[0].uri.path(), path);
     });
 }
 

@@ -63,7 +63,12 @@ impl Rig {
 
     /// With texts of the configuration replaced.
     pub async fn start_with(changes: &[(&str, &str)]) -> Self {
-        let (dir, pki) = (Dir::new(), Pki::new());
+        Self::start_in(Dir::new(), changes).await
+    }
+
+    /// In a directory that is prepared.
+    pub async fn start_in(dir: Dir, changes: &[(&str, &str)]) -> Self {
+        let pki = Pki::new();
         pki.write(dir.path());
         let address = free_address();
         let upstream = Upstream::tls(&pki, address).await;

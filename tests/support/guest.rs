@@ -42,6 +42,11 @@ impl GuestBuilder {
         self.argument("--masquerade", interface)
     }
 
+    /// A program of this machine that can be run inside by its name.
+    pub fn program(self, path: &Path) -> Self {
+        self.argument("--program", path.to_str().unwrap())
+    }
+
     /// Any option of `qemu/run` that has a value.
     pub fn argument(mut self, option: &str, value: &str) -> Self {
         self.arguments.extend([option.to_owned(), value.to_owned()]);

@@ -29,7 +29,7 @@ pub fn idle_router(sessions: u32) -> String {
     )
 }
 
-/// A running `shunt backend`.
+/// A running `shunt backend` or `shunt up`.
 ///
 /// In its configuration `{dir}` stands for the test's directory; it must make the
 /// backend listen for control on `{dir}/control.sock`.
@@ -40,30 +40,37 @@ pub struct Shunt {
     control: PathBuf,
     log: PathBuf,
     netns: Option<String>,
+    command: &'static str,
 }
 
 impl Shunt {
     /// Starts `shunt backend --config …` and waits for its control socket.
     pub fn start(dir: &Dir, config: &str) -> Self {
-        Self::launch(dir, config, None)
+        Self::launch(dir, config, None, "backend")
+    }
+
+    /// Starts `shunt up --config …` and waits for its backend's control socket.
+    pub fn up(dir: &Dir, config: &str) -> Self {
+        Self::launch(dir, config, None, "up")
     }
 
     /// The same inside a namespace, which then has its uplinks.
     pub fn start_in(netns: &Netns, dir: &Dir, config: &str) -> Self {
-        Self::launch(dir, config, Some(netns.name().to_owned()))
+        Self::launch(dir, config, Some(netns.name().to_owned()), "backend")
     }
 
-    fn launch(dir: &Dir, config: &str, netns: Option<String>) -> Self {
+    fn launch(dir: &Dir, config: &str, netns: Option<String>, command: &'static str) -> Self {
         let text = config.replace("{dir}", dir.path().to_str().unwrap());
         let config = dir.write("shunt.toml", &text);
         let (control, log) = (dir.file("control.sock"), dir.file("shunt.log"));
-        let process = spawn(&config, &log, netns.as_deref());
+        let process = spawn(command, &config, &log, netns.as_deref());
         let mut shunt = Self {
             process,
             config,
             control,
             log,
             netns,
+            command,
         };
         shunt.wait_ready();
         shunt
@@ -103,7 +110,8 @@ impl Shunt {
     /// Starts it again after [`Shunt::kill9`] (or kills it first), same configuration.
     pub fn restart(&mut self) {
         self.kill9();
-        self.process = spawn(&self.config, &self.log, self.netns.as_deref());
+        let netns = self.netns.as_deref();
+        self.process = spawn(self.command, &self.config, &self.log, netns);
         self.wait_ready();
     }
 
@@ -152,7 +160,7 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-fn spawn(config: &Path, log: &Path, netns: Option<&str>) -> Process {
+fn spawn(program: &str, config: &Path, log: &Path, netns: Option<&str>) -> Process {
     let binary = binary();
     let mut command = match netns {
         Some(name) => {
@@ -163,7 +171,7 @@ fn spawn(config: &Path, log: &Path, netns: Option<&str>) -> Process {
         None => Command::new(binary),
     };
     command
-        .arg("backend")
+        .arg(program)
         .arg("--config")
         .arg(config)
         .stdin(Stdio::null());

@@ -29,6 +29,19 @@ pub(super) fn find_problem(config: &Config) -> Option<Found> {
         config.backend.control.clone(),
         "the control socket".to_owned(),
     );
+    let own = [
+        (
+            "controller",
+            &config.up.controller,
+            "the controller's socket",
+        ),
+        ("presence", &config.up.presence, "the presence socket"),
+    ];
+    for (key, path, owner) in own {
+        if let Some(problem) = used.socket(path, owner) {
+            return found(&[Step::Key("up")], key, problem);
+        }
+    }
     let mut shared = config.shared_uplinks.iter().enumerate();
     let problem = shared.find_map(|(index, shared)| {
         let at = vec![Step::Key("shared-uplink"), Step::Index(index)];
@@ -66,6 +79,12 @@ impl<'a> Used<'a> {
         if count > VNICS_MAX {
             let element = name.clone();
             return Some((at.to_vec(), Problem::TooManyVnics { element, count }));
+        }
+        if let Some(serial) = &element.serial {
+            let owner = format!("the serial port of element `{name}`");
+            if let Some(problem) = self.socket(&serial.socket, &owner) {
+                return found(&below(at, "serial"), "socket", problem);
+            }
         }
         let vnics = element.vnics.iter().enumerate().find_map(|(index, vnic)| {
             let mut at = at.to_vec();

@@ -37,7 +37,12 @@ pub(super) fn punt_rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32
     within::<_, u32, 1, 100_000_000>(from).map(Some)
 }
 
-/// A name of an element or vNIC.
+/// Sessions asked for in a second, where they are limited.
+pub(super) fn request_rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    within::<_, u32, 1, 10_000_000>(from).map(Some)
+}
+
+/// A name of an element, a vNIC, and the like.
 pub(super) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);

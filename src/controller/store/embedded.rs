@@ -1,4 +1,4 @@
-//! A store in one file, for a controller that is alone.
+//! A store in one file, or in memory, for a controller that is alone.
 //!
 //! *Promises*: a commit that was answered is on disk; after a crash the file is as the last
 //! commit left it.
@@ -83,6 +83,22 @@ impl Embedded {
                 };
                 failed(hint)(error.into())
             })?;
+        Self::of(database)
+    }
+
+    /// A store that ends with the process.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let memory = redb::backends::InMemoryBackend::new();
+        let database = redb::Builder::new()
+            .create_with_backend(memory)
+            .map_err(unavailable)?;
+        Self::of(database)
+    }
+
+    fn of(database: Database) -> Result<Self, StoreError> {
         let (sender, _) = broadcast::channel(COMMITS_KEPT);
         let file = File {
             database,

@@ -70,6 +70,8 @@ pub enum Url {
     },
     /// A server on this host.
     Unix(PathBuf),
+    /// The controller of this process; no file can say so.
+    Inside,
 }
 
 impl TryFrom<String> for Url {
