@@ -78,6 +78,15 @@ impl Bucket {
         Places(first >> 7 | more >> 6)
     }
 
+    /// The slot with the bits of `hash`; without one [`ASK`] if entries have passed, else
+    /// [`NO_SLOT`].
+    #[inline(always)]
+    fn lead(&self, hash: u64, passed: bool) -> u32 {
+        self.with_tag(tag_of(hash))
+            .find_map(|place| slot_of(self.words[place].load(Ordering::Acquire), hash))
+            .unwrap_or(if passed { ASK } else { NO_SLOT })
+    }
+
     /// The writer's: the place of an entry.
     fn place_of(&self, hash: u64, slot: u32) -> Option<usize> {
         let word = word_of(hash, slot);
@@ -196,15 +205,34 @@ impl Buckets {
         prefetch(&raw const self.buckets[self.home(hash)]);
     }
 
-    /// What the first bucket of `hash` says.
+    /// Fetches the second bucket of `hash`, which is asked when the first says [`ASK`].
     #[inline(always)]
-    pub(super) fn lead(&self, hash: u64) -> u32 {
-        let bucket = &self.buckets[self.home(hash)];
-        let overflow = bucket.overflow.load(Ordering::Relaxed);
-        bucket
-            .with_tag(tag_of(hash))
-            .find_map(|place| slot_of(bucket.words[place].load(Ordering::Acquire), hash))
-            .unwrap_or(if overflow == 0 { NO_SLOT } else { ASK })
+    pub(super) fn prefetch_after(&self, hash: u64) {
+        prefetch(&raw const self.buckets[self.after(self.home(hash))]);
+    }
+
+    /// Whether entries had to pass the first bucket of `hash`. Nothing hangs on the answer yet, so
+    /// the waits for many buckets overlap here, and [`Buckets::lead`] need not wait any more.
+    #[inline(always)]
+    pub(super) fn is_passed(&self, hash: u64) -> bool {
+        self.buckets[self.home(hash)]
+            .overflow
+            .load(Ordering::Relaxed)
+            != 0
+    }
+
+    /// What the first bucket of `hash` says. `passed` is what [`Buckets::is_passed`] said before.
+    #[inline(always)]
+    pub(super) fn lead(&self, hash: u64, passed: bool) -> u32 {
+        self.buckets[self.home(hash)].lead(hash, passed)
+    }
+
+    /// What the second bucket of `hash` says, when the first said [`ASK`].
+    #[inline(always)]
+    pub(super) fn lead_after(&self, hash: u64) -> u32 {
+        let bucket = &self.buckets[self.after(self.home(hash))];
+        let passed = bucket.overflow.load(Ordering::Relaxed) != 0;
+        bucket.lead(hash, passed)
     }
 
     /// The first answer `check` gives for a slot with the bits of `hash`.

@@ -29,18 +29,13 @@
 use super::buckets::{self, Buckets};
 use super::entry::FlowCounters;
 use super::entry::FlowRef;
-use super::hash::{HashSeed, hash, hash_burst};
+use super::hash::{HashSeed, hash};
 use super::slab::{self, Slab, SlabWriter};
 use super::spec::{FlowId, FlowSpec, FlowState};
 use crate::packet::FlowKey;
 use crate::sync::Arc;
 
-/// Keys whose memory accesses [`Pin::lookup_burst`] overlaps: a burst of DESIGN section 4.
-const BURST: usize = 64;
-
-/// Keys hashed before their buckets are asked for: the first buckets come in while the last keys
-/// are hashed.
-const GROUP: usize = 16;
+mod burst;
 
 /// Why the table did not take a flow. It is as it was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -222,37 +217,7 @@ impl Pin<'_> {
     /// one answer for each key, in order; what it is longer stays as it is, and keys beyond
     /// its length are not looked up.
     pub fn lookup_burst<'s>(&'s self, keys: &[FlowKey], out: &mut [Option<FlowRef<'s>>]) {
-        for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
-            self.lookup_chunk(keys, out);
-        }
-    }
-
-    /// In stages, so that the waits of all keys for one kind of line overlap: hashes and
-    /// buckets, then entries, then (IPv6) addresses, and the answers last.
-    fn lookup_chunk<'s>(&'s self, keys: &[FlowKey], out: &mut [Option<FlowRef<'s>>]) {
-        let shared = &*self.reader.shared;
-        let (mut hashes, mut leads) = ([0u64; BURST], [buckets::NO_SLOT; BURST]);
-        let keys = &keys[..keys.len().min(BURST)];
-        for (keys, hashes) in keys.chunks(GROUP).zip(hashes.chunks_mut(GROUP)) {
-            hash_burst(&shared.seed, keys, &mut hashes[..keys.len()]);
-            for hash in &hashes[..keys.len()] {
-                shared.ingress.prefetch(*hash);
-            }
-        }
-        for (hash, lead) in hashes.iter().zip(&mut leads).take(keys.len()) {
-            *lead = shared.ingress.lead(*hash);
-            shared.slab.prefetch(*lead);
-        }
-        for (key, lead) in keys.iter().zip(leads) {
-            shared.slab.prefetch_wide(lead, key);
-        }
-        for (place, (key, out)) in keys.iter().zip(out).enumerate() {
-            let led = shared.slab.get(leads[place]);
-            *out = match led.filter(|flow| flow.has_key(key)) {
-                None if leads[place] != buckets::NO_SLOT => shared.by_key(key, hashes[place]),
-                found => found,
-            };
-        }
+        self.reader.shared.by_keys(keys, out);
     }
 
     /// The flow of that name; `None` once it was removed or replaced.
