@@ -5,11 +5,16 @@
 //! budget) is looked after at every call, and keeps the worker awake while that helps.
 //! *Refuses*: frames longer than the interface or the memory takes: `too_large`.
 //! *Caller's duty*: after the poller has reported the port, or [`Port::arm`] answered
-//! [`Armed::Ready`], to call [`Port::receive`] before sleeping (the poller is edge-triggered).
+//! [`Armed::Ready`], to call [`Port::receive`] before sleeping (the poller is edge-triggered); and
+//! [`Port::disarm`] after [`Armed::Asleep`], before frames are sent in numbers.
 //! *Standard*: the kernel's Documentation/networking/af_xdp.rst.
 //!
 //! No wake-up is lost: the kernel rings after it has published what it received, whether
 //! anybody sleeps or not, and the port sleeps only after it has seen the ring empty.
+//!
+//! **Watched while asleep.** The kernel tells whoever watches a socket of every frame that it has
+//! sent, one by one: up to a tenth of what sending costs, for nothing. So a port that sends is taken
+//! out of the poller until its worker is about to sleep; what came meanwhile is reported then.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -29,6 +34,8 @@ const KICKS: usize = 4;
 const FRUITLESS_MAX: u32 = 1_000;
 /// Bytes of a frame whose checksum is completed at once.
 const SHORT: usize = 192;
+/// Frames sent while watched whose notices cost as much as to leave the poller and come back.
+const UNWATCH_FROM: u32 = 16;
 
 /// One queue of an uplink.
 pub(super) struct XdpPort {
@@ -36,10 +43,22 @@ pub(super) struct XdpPort {
     queue: Arc<Queue>,
     rings: Rings,
     poller: Option<Poller>,
+    watch: Watch,
     /// The receive ring was seen empty after the last frame.
     drained: bool,
     /// Wake-ups in a row that sent nothing.
     fruitless: u32,
+}
+
+/// Whether the poller has the port's descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Watch {
+    /// It has, and so many frames were sent since the worker slept last.
+    Awake(u32),
+    /// It has, and the worker relies on it.
+    Asleep,
+    /// It has not.
+    Off,
 }
 
 impl XdpPort {
@@ -49,6 +68,7 @@ impl XdpPort {
             queue,
             rings,
             poller: None,
+            watch: Watch::Off,
             drained: false,
             fruitless: 0,
         }
@@ -91,6 +111,32 @@ impl XdpPort {
         dropped
     }
 
+    /// Enters the poller if it has left it: the worker may sleep then.
+    fn watch(&mut self) -> io::Result<()> {
+        if self.watch == Watch::Off
+            && let Some(poller) = &self.poller
+        {
+            poller.add(self.queue.socket.as_raw_fd())?;
+        }
+        self.watch = Watch::Asleep;
+        Ok(())
+    }
+
+    /// Leaves the poller once `frames` more make that worth it; not while the worker sleeps: the
+    /// sender may be another (`super::super::shared`).
+    fn sends(&mut self, frames: usize) {
+        let Watch::Awake(sent) = &mut self.watch else {
+            return;
+        };
+        *sent = sent.saturating_add(frames as u32);
+        if *sent >= UNWATCH_FROM
+            && let Some(poller) = &self.poller
+            && poller.remove(self.queue.socket.as_raw_fd()).is_ok()
+        {
+            self.watch = Watch::Off;
+        }
+    }
+
     /// Sends what an earlier call had to leave in the ring.
     fn send_leftovers(&mut self) {
         if self.rings.has_unsent() && self.queue.state() == State::Running {
@@ -120,6 +166,7 @@ impl Port for XdpPort {
     fn attach(&mut self, poller: Poller) -> io::Result<()> {
         poller.add(self.queue.socket.as_raw_fd())?;
         self.poller = Some(poller);
+        self.watch = Watch::Awake(0);
         Ok(())
     }
 
@@ -205,6 +252,7 @@ impl Port for XdpPort {
                 tally.took(frame.data.len());
             }
         }
+        self.sends(consumed);
         tally.discarded += self.kick();
         self.queue.counters.tx.add(tally);
         TxReport {
@@ -218,14 +266,19 @@ impl Port for XdpPort {
         let leftovers = self.queue.state() == State::Running
             && self.fruitless < FRUITLESS_MAX
             && self.rings.has_unsent();
-        if self.drained && !leftovers {
+        // A poller that does not take it, for want of memory: the worker polls.
+        if self.drained && !leftovers && self.watch().is_ok() {
             Armed::Asleep
         } else {
             Armed::Ready
         }
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        if self.watch == Watch::Asleep {
+            self.watch = Watch::Awake(0);
+        }
+    }
 }
 
 impl Drop for XdpPort {
