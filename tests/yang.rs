@@ -216,7 +216,8 @@ fn what_is_said_of_shields_is_of_the_model() {
         .cloned()
         .map(|mut shield| {
             let leaves = shield.as_object_mut().unwrap();
-            (leaves.remove("origin"), leaves.remove("status"));
+            leaves.remove("origin");
+            leaves.remove("status");
             shield
         })
         .collect();

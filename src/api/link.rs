@@ -2,7 +2,7 @@
 //!
 //! *Promises*: one connection of HTTP/2 for all requests, made when it is first needed and
 //! again when it broke or its certificates are old. While the backend is away requests are
-//! refused at once, but for one attempt every [`HOLD_OFF`]. A request is sent once; it is tried
+//! refused at once, but for one attempt every `HOLD_OFF`. A request is sent once; it is tried
 //! on a second connection only where it was not on the first.
 //! *Refuses*: backends whose certificate is not believed, or does not name their host.
 //! *Caller's duty*: what broke after it was sent is the sender's to judge.

@@ -1,6 +1,6 @@
 //! The keeper: the one thread that writes sessions.
 //!
-//! It owns every element's [`Sessions`]: runs the commands that control sends, takes in what
+//! It owns every element's [`Sessions`](crate::flow::Sessions): runs the commands that control sends, takes in what
 //! workers report, and lets time pass.
 //!
 //! *Promises*: commands of one caller run in order; a worker's report is never waited for.
