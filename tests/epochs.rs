@@ -372,13 +372,17 @@ fn a_newer_connection_fences_before_the_first_call_that_comes_by_it() {
     let relay = Relay::start(&world.dir);
     let stream = Stream::open(&world.dir, &world.dir.file("control.sock"), "router1");
     let of = |fence: &str| json!({ "fence": fence, "session": sessions(0..1) });
+    let connected = |fence: &str| {
+        eventually(SOON, "the connection is told", || {
+            let connected = stream.of("element-connected");
+            connected.iter().any(|one| one["fence"] == fence)
+        });
+    };
     relay.change(true, 7);
+    connected("7");
     world.call("offload", &of("7"));
     relay.change(true, 8);
-    eventually(SOON, "the new connection is told", || {
-        let connected = stream.of("element-connected");
-        connected.iter().any(|one| one["fence"] == "8")
-    });
+    connected("8");
     world.refused("offload", &of("7"), "fenced");
     world.call("offload", &of("8"));
     for told in stream.all() {

@@ -177,7 +177,7 @@ uplink = { type = "tap", name = "silent" }
 
     #[test]
     fn sockets_are_used_once_also_beyond_the_backend() {
-        for (socket, line) in [("/run/shunt/controller.sock", 8), ("/run/lan", 11)] {
+        for (socket, line) in [("/run/shunt/controller.sock", 9), ("/run/lan", 12)] {
             let text = FILE.replace("/run/r1.serial", socket);
             let error = Config::parse(&text).unwrap_err().to_string();
             assert!(error.starts_with(&format!("line {line}: ")), "{error}");

@@ -233,7 +233,13 @@ impl Control {
     /// Any request, any answer; panics only if there is none.
     pub fn request(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> Answer {
         let url = format!("http://localhost{path}");
-        let body = body.map(ToString::to_string);
+        // Not as an argument: those are bounded.
+        let dir = Dir::new();
+        let body = body.map(|body| {
+            let file = dir.file("body");
+            std::fs::write(&file, body.to_string()).unwrap();
+            format!("@{}", file.display())
+        });
         let mut argv = vec![
             "curl",
             "--silent",

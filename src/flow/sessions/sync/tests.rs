@@ -45,7 +45,6 @@ enum Step {
         stale: bool,
     },
     Epoch,
-    Advance,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -57,7 +56,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => proptest::collection::vec(one(), 0..8).prop_map(Step::Page),
         2 => prop::bool::weighted(0.2).prop_map(|stale| Step::End { stale }),
         1 => Just(Step::Epoch),
-        4 => Just(Step::Advance),
     ];
     proptest::collection::vec(step, 1..80)
 }
@@ -124,8 +122,9 @@ proptest! {
                     holders.clear();
                     wanted = None;
                 }
-                Step::Advance => sessions.advance(START),
             }
+            // Nobody reads the table: who was superseded while it waited for a place is gone.
+            sessions.advance(START);
             let expected: BTreeSet<String> = holders.values().cloned().collect();
             prop_assert_eq!(there(&sessions), expected);
         }
