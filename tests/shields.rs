@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use support::frames::RawSocket;
 use support::netns::Netns;
 use support::shunt::Shunt;
+use support::stream::Stream;
 use support::tenant::Tenant;
+use support::yang::{Kind, Model};
 use support::{Dir, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -161,6 +163,65 @@ fn a_shield_keeps_a_flood_from_its_own_guest_only_and_ends_with_its_time() {
     eventually(SOON, "its time is over", || world.names().is_empty());
     world.send("red0", &bad);
     red.expect(&bad, "after the shield");
+}
+
+#[test]
+fn what_a_shield_matched_is_told_and_late_calls_change_none() {
+    let world = World::start();
+    let mut red = world.guest("red");
+    let (bad, good) = (datagram(RED, BAD, 1), datagram(RED, GOOD, 2));
+    world.send("red0", &good);
+    red.expect(&good, "before the shield");
+    let stream = Stream::open(&world.dir, &world.dir.file("control.sock"), "red");
+    let shield = json!([{ "name": "bad", "ttl": 600, "source-prefix": "198.51.100.0/24",
+                          "action": "drop" }]);
+    let status = |operation: &str, more: Value| {
+        let mut leaves = json!({ "element": "red" });
+        let more = more.as_object().unwrap().clone();
+        leaves.as_object_mut().unwrap().extend(more);
+        let path = format!("/restconf/operations/shunt-offload:{operation}");
+        let body = json!({ "shunt-offload:input": leaves });
+        let answer = world.shunt.control().request("POST", &path, Some(&body));
+        let tag = if answer.status == 200 {
+            Value::Null
+        } else {
+            answer.json()["ietf-restconf:errors"]["error"][0]["error-app-tag"].take()
+        };
+        (answer.status, tag)
+    };
+    let newer = json!({ "fence": "7", "shield": shield });
+    assert_eq!(status("shield", newer), (200, Value::Null));
+    // From an older connection, and of an epoch that is not the present one.
+    let older = json!({ "fence": "6", "name": ["bad"] });
+    assert_eq!(status("unshield", older), (409, json!("fenced")));
+    let other = json!({ "epoch": "3", "shield": shield });
+    assert_eq!(status("shield", other), (409, json!("stale-epoch")));
+    assert_eq!(world.names(), ["element/bad"]);
+
+    for _ in 0..3 {
+        world.send("red0", &bad);
+    }
+    let hits = || -> Vec<Value> {
+        let told = stream.of("shield-hit");
+        let shields = told.iter().map(|one| one["shield"].as_array().unwrap());
+        shields.flatten().cloned().collect()
+    };
+    let counted = |hits: &[Value], leaf: &str| -> u64 {
+        let counts = hits.iter().map(|hit| hit[leaf].as_str().unwrap());
+        counts.map(|count| count.parse::<u64>().unwrap()).sum()
+    };
+    eventually(SOON, "all hits are told", || {
+        counted(&hits(), "packets") == 3
+    });
+    let hits = hits();
+    assert!(hits.iter().all(|hit| hit["name"] == "bad"), "{hits:?}");
+    assert!(hits.iter().all(|hit| hit["origin"] == "element"));
+    assert_eq!(counted(&hits, "octets"), 3 * 48);
+    assert_eq!(counted(&hits, "dropped"), 3);
+    let model = Model::offload();
+    for told in stream.all() {
+        model.assert(Kind::Notification, &told);
+    }
 }
 
 #[test]

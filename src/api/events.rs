@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::session::SessionKey;
+use super::shield::SetBy;
 use super::state::Traffic;
 use super::wire::u64_text;
 
@@ -75,6 +76,9 @@ pub enum Event {
     /// Sessions moved packets.
     #[serde(rename = "shunt-offload:session-activity")]
     SessionActivity(Sessions<Active>),
+    /// Shields matched packets.
+    #[serde(rename = "shunt-offload:shield-hit")]
+    ShieldHit(ShieldHit),
     /// The table became nearly full, or is not any more.
     #[serde(rename = "shunt-offload:table-pressure")]
     TablePressure(TablePressure),
@@ -189,6 +193,35 @@ pub struct Active {
     /// Totals of the reply direction, if it is offloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Traffic>,
+}
+
+/// What is told of several shields of an element.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ShieldHit {
+    /// Whose.
+    pub element: String,
+    /// What of each.
+    pub shield: Vec<Hit>,
+}
+
+/// A shield that matched packets since it was told last.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Hit {
+    /// Whose it is.
+    pub origin: SetBy,
+    /// Its name.
+    pub name: SessionKey,
+    /// Packets that it matched.
+    #[serde(with = "u64_text")]
+    pub packets: u64,
+    /// Their bytes, from the network layer on.
+    #[serde(with = "u64_text")]
+    pub octets: u64,
+    /// Of the packets, those that are gone.
+    #[serde(with = "u64_text")]
+    pub dropped: u64,
 }
 
 /// How full a table is.

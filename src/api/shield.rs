@@ -18,7 +18,7 @@ use super::convert::VnicNames;
 use super::error::{ApiError, ErrorEntry, ErrorTag, ErrorType};
 use super::offload::Fault;
 use super::session::{Protocol, Seconds, SessionKey};
-use super::wire::u64_text;
+use super::wire::{u64_text, u64_text_option};
 use crate::flow::shield::{self, Flags, Installed, Matches, Origin, ShieldView};
 
 mod leaves;
@@ -177,12 +177,26 @@ impl Shield {
 }
 
 /// Input of `shield`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ShieldInput {
     /// Whose shields; may be left out where the backend serves exactly one element.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub element: Option<String>,
+    /// The epoch that the call belongs to; the present one if left out.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub epoch: Option<u64>,
+    /// The number of the element's connection that it came by.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub fence: Option<u64>,
     /// The shields.
     pub shield: Vec<Shield>,
 }
@@ -349,6 +363,20 @@ pub struct UnshieldInput {
     /// Whose shields; may be left out where the backend serves exactly one element.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub element: Option<String>,
+    /// The epoch that the call belongs to; the present one if left out.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub epoch: Option<u64>,
+    /// The number of the element's connection that it came by.
+    #[serde(
+        default,
+        with = "u64_text_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub fence: Option<u64>,
     /// Which shields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub name: Vec<SessionKey>,
@@ -422,6 +450,15 @@ pub enum SetBy {
     Element,
 }
 
+impl From<Origin> for SetBy {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Operator => Self::Operator,
+            Origin::Element => Self::Element,
+        }
+    }
+}
+
 impl SetBy {
     /// The name on the wire.
     pub const fn name(self) -> &'static str {
@@ -473,10 +510,7 @@ impl ShieldReport {
         // Rounded up: what still lives has not ended.
         let seconds = |left: Duration| u32::try_from(left.as_millis().div_ceil(1000));
         Some(Self {
-            origin: match view.origin {
-                Origin::Operator => SetBy::Operator,
-                Origin::Element => SetBy::Element,
-            },
+            origin: view.origin.into(),
             shield: Shield::of(view.shield, view.life.map(|(ttl, _)| ttl))?,
             status: ShieldState {
                 remaining: view.life.map(|(_, left)| seconds(left).unwrap_or(u32::MAX)),

@@ -14,13 +14,14 @@ use super::running::Backend;
 use super::wall_clock;
 use crate::api::error::ApiError;
 use crate::api::events::{
-    Active, Closed, Connection, Direction, Event, EventFeed, EventsLost, Final, HandedOver, Level,
-    RawEvent, Sessions, TablePressure, TcpSegment,
+    Active, Closed, Connection, Direction, Event, EventFeed, EventsLost, Final, HandedOver, Hit,
+    Level, RawEvent, Sessions, ShieldHit, TablePressure, TcpSegment,
 };
 use crate::api::session::SessionKey;
 use crate::api::state::Traffic;
 use crate::datapath::clock::Clock;
 use crate::datapath::told::{Ended, Heard, Listener, Told, listening};
+use crate::flow::shield::Hits;
 use crate::flow::{self, Moment, Moved, Totals};
 
 /// Notifications that wait for a reader, besides those on the keeper's side.
@@ -106,6 +107,10 @@ impl Scribe {
                 element,
                 session: all.iter().filter_map(active).collect(),
             }),
+            Told::Hit(all) => Event::ShieldHit(ShieldHit {
+                element,
+                shield: all.iter().filter_map(hit).collect(),
+            }),
             Told::Pressure(pressure) => Event::TablePressure(TablePressure {
                 element,
                 level: if pressure.is_high {
@@ -177,6 +182,16 @@ fn active(one: &Moved) -> Option<Active> {
         idle: seconds(one.idle),
         original: original.as_ref().map(traffic),
         reply: reply.as_ref().map(traffic),
+    })
+}
+
+fn hit(one: &Hits) -> Option<Hit> {
+    Some(Hit {
+        origin: one.origin.into(),
+        name: key(&one.name)?,
+        packets: one.count.packets,
+        octets: one.count.octets,
+        dropped: one.count.dropped,
     })
 }
 

@@ -3,7 +3,8 @@
 //! *Promises*: all lanes of an element come to have the same set, the last one compiled: if a
 //! worker could not be told, it is told within [`LOOK_AFTER`](super::LOOK_AFTER). What was asked
 //! for ends at most that long after its time.
-//! *Refuses*: what [`ShieldBook`] refuses, and vNICs that the element does not have.
+//! *Refuses*: what [`ShieldBook`] refuses, vNICs that the element does not have, and calls that come
+//! too late.
 //! *Caller's duty*: [`Backend::look_after_shields`] now and then; [`Backend::shields_follow`]
 //! before a vNIC comes and after one has gone. *Standard*: none.
 
@@ -13,6 +14,7 @@ use super::config::{ElementConfig, ShieldConfig};
 use super::open::{ElementInfo, Names};
 use super::plan::ShieldsOf;
 use super::running::{Backend, let_go};
+use super::sync::late;
 use crate::api::convert::VnicNames;
 use crate::api::error::ApiError;
 use crate::api::shield::{
@@ -21,8 +23,9 @@ use crate::api::shield::{
 };
 use crate::datapath::lane::Lane;
 use crate::datapath::lanes::Lanes;
-use crate::flow::ShieldBook;
-use crate::flow::shield::{Asked, Shield};
+use crate::datapath::told::Told;
+use crate::flow::shield::{Asked, Hits, Shield};
+use crate::flow::{Claim, ShieldBook};
 
 /// The book of an element that is being opened; its lanes have its set from the start.
 pub(super) fn open(
@@ -53,6 +56,7 @@ impl Backend {
         let mut book = element.shields.lock().await;
         // As it is now that nobody else changes it.
         let element = self.element(&element.name)?;
+        self.in_time(&element, (input.epoch, input.fence)).await?;
         let now = self.clock.now();
         let result = input.shield.into_iter().map(|asked| {
             let ttl = asked.ttl.map_or(0, |ttl| u64::from(ttl.get()));
@@ -76,6 +80,7 @@ impl Backend {
         let element = self.meant(input.element.as_deref())?;
         let mut book = element.shields.lock().await;
         let element = self.element(&element.name)?;
+        self.in_time(&element, (input.epoch, input.fence)).await?;
         let mut output = UnshieldOutput::default();
         if input.all {
             output.removed = book.remove_all() as u64;
@@ -90,6 +95,17 @@ impl Backend {
         }
         self.deliver(&element, &mut book).await?;
         Ok(output)
+    }
+
+    /// Refuses a call that comes too late. Whoever comes later waits for the element's shields.
+    async fn in_time(
+        &self,
+        element: &ElementInfo,
+        (epoch, fence): (Option<u64>, Option<u64>),
+    ) -> Result<(), ApiError> {
+        let claim = Claim { epoch, fence };
+        let judged = self.ask_book(element.id, move |book, _| book.judge(claim));
+        judged.await?.map_err(late)
     }
 
     pub(super) async fn do_shields(&self, element: &str) -> Result<Shields, ApiError> {
@@ -131,6 +147,22 @@ impl Backend {
                 book.expire(now);
             }
             self.deliver_or_warn(element, &mut book).await;
+            let hits = book.new_hits();
+            drop(book);
+            if !hits.is_empty() {
+                self.tell_hits(element, hits).await;
+            }
+        }
+    }
+
+    async fn tell_hits(&self, element: &ElementInfo, hits: Vec<Hits>) {
+        let id = element.id;
+        let told = self.ask(move |books, now| books.tell(&id, Told::Hit(hits), now));
+        if let Err(error) = told.await {
+            log::warn!(
+                "shields of {} that matched are not told: {error}",
+                element.name
+            );
         }
     }
 

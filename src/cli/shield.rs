@@ -148,6 +148,7 @@ async fn add(args: AddArgs) -> Result<Ending, CliError> {
     let input = ShieldInput {
         element: connect.element.clone(),
         shield: vec![shield(args)?],
+        ..ShieldInput::default()
     };
     let output = Client::new(&connect.socket).shield(input).await?;
     print_as(&connect, &output, results)?;
@@ -205,6 +206,7 @@ async fn del(args: DelArgs) -> Result<Ending, CliError> {
         element: connect.element.clone(),
         name: args.names,
         all: args.all,
+        ..UnshieldInput::default()
     };
     let output = Client::new(&connect.socket).unshield(input).await?;
     print_as(&connect, &output, endings)?;

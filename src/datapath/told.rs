@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::flow::queue::{Receiver, Sender, channel};
+use crate::flow::shield::Hits;
 use crate::flow::{CloseCode, ClosedSession, HandedOver, Moment, Moved, SessionId, Totals};
 
 /// Entries that may wait to be heard.
@@ -29,6 +30,8 @@ pub enum Told {
     Ended(Vec<Ended>),
     /// Sessions forwarded packets.
     Activity(Vec<Moved>),
+    /// Shields matched packets.
+    Hit(Vec<Hits>),
     /// The table is nearly full, or not any more.
     Pressure(Pressure),
     /// The element's agent is there, by the connection of that number.
@@ -86,6 +89,7 @@ impl Told {
             Self::HandedOver(all) => all.len(),
             Self::Ended(all) => all.len(),
             Self::Activity(all) => all.len(),
+            Self::Hit(all) => all.len(),
             Self::Pressure(_) | Self::Connected(_) | Self::Disconnected(_) => 1,
         }
     }

@@ -37,6 +37,8 @@ impl View {
         if !allowed.is_empty() {
             let input = ShieldInput {
                 element,
+                epoch: input.epoch,
+                fence: Some(self.fence),
                 shield: allowed,
             };
             output = self.backend().shield(input).await.map_err(of_backend)?;
@@ -54,6 +56,7 @@ impl View {
     ) -> Result<UnshieldOutput, ApiError> {
         let input = UnshieldInput {
             element: self.meant(input.element.as_deref())?,
+            fence: Some(self.fence),
             ..input
         };
         let output = self.backend().unshield(input).await.map_err(of_backend)?;
