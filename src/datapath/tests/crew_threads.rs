@@ -103,6 +103,18 @@ impl Site {
         }
     }
 
+    /// Whether all that was sent has been seen through, the guest's part of it too.
+    fn is_settled(&self) -> bool {
+        let seen = self.counters.snapshot();
+        let dropped: u64 = seen.drops.iter().map(|(_, count)| count).sum();
+        let came = seen.from_uplink.packets + seen.from_guest.packets;
+        let went = seen.forwarded.packets + seen.passed.packets + seen.punted.packets + dropped;
+        came == went
+            && seen.from_uplink.packets == u64::from(self.sent)
+            && seen.from_guest.packets == self.guest_sent
+            && seen.punted.packets == self.guest_sent
+    }
+
     fn flying(&self) -> u32 {
         self.sent
             - self
@@ -188,6 +200,8 @@ fn a_sleeping_worker_whose_queue_pair_came_up_is_told_by_the_other() {
     linger(Duration::from_millis(20));
     // The guest is sent what cannot leave, once both know that it cannot.
     site.send_until(|site| site.guest_sent > 0);
+    // What is still in the guest's hands would come out behind newer packets.
+    site.wait_until(0, Site::is_settled);
     linger(Duration::from_millis(20));
     site.wan.uplink(1).set_running(true);
     site.send_until(|site| !site.arrived[1].is_empty());
