@@ -10,9 +10,10 @@
 //! | 1 | [`flow`], [`port`], [`serial`] |
 //! | 2 | [`datapath`] |
 //! | 3 | [`api`] |
-//! | 4 | [`backend`], [`controller`], [`relay`] |
+//! | 4 | [`backend`], [`controller`], [`relay`], [`agent`] |
 //! | 5 | [`up`], [`cli`] |
 
+pub mod agent;
 pub mod api;
 pub mod backend;
 pub mod cli;
