@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`connection`] | a connection as conntrack tells it |
+//! | [`core`] | what is offloaded, and what becomes of it: pure |
 //! | [`network`] | interfaces, and how packets find their way |
 //!
 //! *Promises*: nothing is asked for that the guest has not itself forwarded.
@@ -11,4 +12,6 @@
 //! *Standard*: `docs/agent.md`; RFC 8040 for what it asks.
 
 pub mod connection;
+pub mod core;
 pub mod network;
+mod run;
