@@ -13,7 +13,11 @@ CLIENTS := target/clients/bin/python
 CLIENTS_VERSION := 1.0.5
 SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
 
-.PHONY: help setup rust build demo test loom lint bench guest clean
+# Linked to nothing at run time: guests have another libc, or another version of it.
+AGENT := target/agent/shunt
+AGENT_TARGET := $(shell uname -m)-unknown-linux-gnu
+
+.PHONY: help setup rust build agent demo test loom lint bench guest clean
 
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,12 +37,23 @@ rust:
 build: rust ## builds the release binary, target/release/shunt
 	$(CARGO) build --release --locked
 
+agent: rust ## builds the static program for guests, target/agent/shunt
+	RUSTFLAGS='-C target-feature=+crt-static' CARGO_TARGET_DIR=target/agent \
+	    $(CARGO) build --locked --profile agent --target $(AGENT_TARGET) \
+	    --no-default-features --features agent --bin shunt
+	@cmp --silent target/agent/$(AGENT_TARGET)/agent/shunt $(AGENT) || \
+	    install -m 0755 target/agent/$(AGENT_TARGET)/agent/shunt $(AGENT)
+	@if needs=$$(readelf --wide --dynamic $(AGENT) | grep NEEDED); then \
+	    echo "$(AGENT) is not static: $$needs" >&2; \
+	    exit 1; \
+	fi
+
 demo: setup guest ## shows an offload on this machine, from boot to speed-up (as root)
 	$(CARGO) build --release --locked --bins --example demo
 	@$(CARGO) run --release --locked --quiet --example demo
 
 # Real peers (QEMU, DPDK) are waited for; hugepages only make them quicker.
-test: setup guest ## runs all tests, then the memory models
+test: setup guest agent ## runs all tests, then the memory models
 	@if [[ $$EUID == 0 && $$(< /proc/sys/vm/nr_hugepages) -lt 512 ]]; then \
 	    echo 512 > /proc/sys/vm/nr_hugepages || echo "no hugepages: DPDK runs without"; \
 	fi
@@ -65,6 +80,7 @@ $(CLIENTS):
 lint: setup ## formatting, clippy, rustdoc, shellcheck, YANG, dependency policy
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --features agent -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck $(SCRIPTS)
 	$(PYANG) --strict --lint --path target/pyang/share/yang/modules docs/yang/*.yang

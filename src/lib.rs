@@ -12,19 +12,32 @@
 //! | 3 | [`api`] |
 //! | 4 | [`backend`], [`controller`], [`relay`], [`agent`] |
 //! | 5 | [`up`], [`cli`] |
+//!
+//! The feature `agent` is the program for guests; `host` is everything that runs on hosts.
+//! Both are on by default.
 
+#[cfg(feature = "agent")]
 pub mod agent;
 pub mod api;
-pub mod backend;
 pub mod cli;
-pub mod controller;
-pub mod datapath;
 pub mod flow;
 pub mod packet;
-pub mod port;
-pub mod relay;
 pub mod serial;
-pub mod up;
 
-mod orders;
 mod sync;
+
+// What runs on hosts, not in guests.
+#[cfg(feature = "host")]
+pub mod backend;
+#[cfg(feature = "host")]
+pub mod controller;
+#[cfg(feature = "host")]
+pub mod datapath;
+#[cfg(feature = "host")]
+mod orders;
+#[cfg(feature = "host")]
+pub mod port;
+#[cfg(feature = "host")]
+pub mod relay;
+#[cfg(feature = "host")]
+pub mod up;

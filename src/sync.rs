@@ -20,11 +20,11 @@ pub(crate) use loom::{
 #[cfg(not(shunt_loom))]
 pub(crate) use std::sync::{
     Arc,
-    atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-        fence,
-    },
+    atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
 };
+// The data path's alone.
+#[cfg(all(not(shunt_loom), feature = "host"))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr};
 
 /// `std`'s cell with the access methods that loom can follow.
 #[cfg(not(shunt_loom))]

@@ -453,5 +453,7 @@ fn reply(
     })
 }
 
+#[cfg(feature = "host")]
+mod ports;
 #[cfg(test)]
 mod tests;

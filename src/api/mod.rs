@@ -1,5 +1,6 @@
 //! The control interface: the model `shunt-offload` as Rust types, the HTTP server
-//! that offers it on a unix socket, and the client of it.
+//! that offers it on a unix socket, and the client of it. A build for guests (without the
+//! feature `host`) has the types alone.
 //!
 //! *Promises*: N entries in, N results out, in order; every refusal names the leaf and
 //! says what to do; a slow or broken client costs itself only.
@@ -8,53 +9,83 @@
 //! *Caller's duty*: implement [`Control`] so that no call waits for another client.
 //! *Standard*: RFC 8040, RFC 7951, RFC 9110.
 
-pub mod bounds;
-pub mod client;
-pub mod config;
-mod connection;
-pub mod control;
 pub mod convert;
-pub(crate) mod discovery;
-mod drain;
 pub mod epoch;
 pub mod error;
 pub mod events;
-pub mod identity;
-pub mod inventory;
-pub mod link;
-pub mod listen;
 pub mod offload;
-pub mod passage;
-mod path;
-mod preface;
-mod query;
-mod read;
-pub mod reload;
-mod select;
-pub mod server;
+mod prefix;
 pub mod session;
 pub mod shield;
 pub mod socket;
 pub mod sse;
 pub mod state;
-mod stream;
 pub mod sync;
-pub mod tls;
 pub mod wire;
 pub mod withdraw;
 
-pub use client::{Client, ClientError, EventStream};
-pub use control::{Answer, Control, SessionPage};
+// What serves, and what asks on the host.
+#[cfg(feature = "host")]
+pub mod bounds;
+#[cfg(feature = "host")]
+pub mod client;
+#[cfg(feature = "host")]
+pub mod config;
+#[cfg(feature = "host")]
+mod connection;
+#[cfg(feature = "host")]
+pub mod control;
+#[cfg(feature = "host")]
+pub(crate) mod discovery;
+#[cfg(feature = "host")]
+mod drain;
+#[cfg(feature = "host")]
+pub mod identity;
+#[cfg(feature = "host")]
+pub mod inventory;
+#[cfg(feature = "host")]
+pub mod link;
+#[cfg(feature = "host")]
+pub mod listen;
+#[cfg(feature = "host")]
+pub mod passage;
+#[cfg(feature = "host")]
+mod path;
+#[cfg(feature = "host")]
+mod preface;
+#[cfg(feature = "host")]
+mod query;
+#[cfg(feature = "host")]
+mod read;
+#[cfg(feature = "host")]
+pub mod reload;
+#[cfg(feature = "host")]
+mod select;
+#[cfg(feature = "host")]
+pub mod server;
+#[cfg(feature = "host")]
+mod stream;
+#[cfg(feature = "host")]
+pub mod tls;
+
 pub use convert::{NotInModel, VnicNames, from_request, to_request};
 pub use epoch::{OpenEpochInput, OpenEpochOutput};
 pub use error::{ApiError, ErrorEntry, ErrorTag};
 pub use events::{Event, EventFeed, Notification, RawEvent};
 pub use offload::{ENTRIES_MAX, Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
-pub(crate) use path::{no_resource, stream_of};
-pub use server::serve;
+pub use prefix::{InvalidPrefix, Prefix};
 pub use session::{Session, SessionKey};
 pub use shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 pub use socket::{ControlSocket, SocketError};
 pub use state::{Ports, SessionReport, Sessions, Statistics, Summary};
 pub use sync::{SyncInput, SyncOutput, SyncPage, SyncStatus, SyncStep};
 pub use withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};
+
+#[cfg(feature = "host")]
+pub use client::{Client, ClientError, EventStream};
+#[cfg(feature = "host")]
+pub use control::{Answer, Control, SessionPage};
+#[cfg(feature = "host")]
+pub(crate) use path::{no_resource, stream_of};
+#[cfg(feature = "host")]
+pub use server::serve;

@@ -7,15 +7,32 @@
 //! *Caller's duty*: a call without an answer may have been carried out; offer again.
 //! *Standard*: RFC 8040 section 4.4.2 (operations), RFC 7951.
 
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ErrorEntry, ErrorTag, ErrorType};
+use super::error::{ApiError, ErrorEntry, ErrorTag, ErrorType};
 use super::session::{Session, SessionKey};
 use super::wire::u64_text_option;
 use crate::flow::{Outcome, RequestError};
 
 /// Most entries (sessions, keys) of one call.
 pub const ENTRIES_MAX: usize = 1024;
+
+/// Refuses a call whose `list` has more than `max` entries.
+///
+/// # Errors
+/// 413: it has.
+pub fn check_count(list: &str, count: usize, max: usize) -> Result<(), ApiError> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(ApiError::application(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorTag::TooBig,
+        format!("{count} entries in a call; at most {max}, nothing was done: split it"),
+    )
+    .at(format!("/shunt-offload:input/{list}")))
+}
 
 /// Input of `offload`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -34,7 +34,7 @@ use super::control::{Answer, Control};
 use super::discovery::{self, BACKEND_OPERATIONS, OFFLOAD, Own};
 use super::epoch::OpenEpochInput;
 use super::error::{ApiError, ErrorTag};
-use super::offload::{ENTRIES_MAX, OffloadInput};
+use super::offload::{ENTRIES_MAX, OffloadInput, check_count};
 use super::path::{self, Resource};
 use super::query::Query;
 use super::read;
@@ -442,18 +442,6 @@ pub(super) async fn take_body(headers: &HeaderMap, body: Body) -> Result<Bytes, 
             format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
         )),
     }
-}
-
-pub(super) fn check_count(list: &str, count: usize, max: usize) -> Result<(), ApiError> {
-    if count <= max {
-        return Ok(());
-    }
-    Err(ApiError::application(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorTag::TooBig,
-        format!("{count} entries in a call; at most {max}, nothing was done: split it"),
-    )
-    .at(format!("/shunt-offload:input/{list}")))
 }
 
 /// Waits for the backend, within bounds.

@@ -13,10 +13,10 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::config::Prefix;
 use super::convert::VnicNames;
 use super::error::{ApiError, ErrorEntry, ErrorTag, ErrorType};
 use super::offload::Fault;
+use super::prefix::Prefix;
 use super::session::{Protocol, Seconds, SessionKey};
 use super::wire::{u64_text, u64_text_option};
 use crate::flow::shield::{self, Flags, Installed, Matches, Origin, ShieldView};

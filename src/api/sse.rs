@@ -1,124 +1,27 @@
 //! Server-sent events: how notifications stand on a connection that stays open.
 //!
-//! *Promises*: an answer carries the events of a feed until the feed or `until` ends, with a
-//! comment every [`KEEP_ALIVE`] in which nothing came; [`Parser`] finds the same events in
-//! whatever pieces the bytes come.
-//! *Refuses*: to wait for a reader that takes nothing for [`STALL`]: the stream ends. An event
-//! beyond [`EVENT_MAX`] when reading.
-//! *Caller's duty*: an event's text has no line breaks.
+//! *Promises*: [`Parser`] finds the events that were written in whatever pieces the bytes come.
+//! *Refuses*: an event beyond [`EVENT_MAX`].
+//! *Caller's duty*: none.
 //! *Standard*: RFC 8040 section 6.3; "Server-sent events" of the HTML standard, as far as its
 //! `data` fields and comments.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
-use hyper::body::Frame;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use super::events::RawEvent;
 
-use super::error::ApiError;
-use super::events::{EventFeed, RawEvent};
-use super::server::{accepts, respond};
+#[cfg(feature = "host")]
+mod answer;
+
+#[cfg(feature = "host")]
+pub(crate) use answer::{COMMENT, answer, carry, check_accept, written};
 
 /// The media type of a stream.
 pub const MEDIA_TYPE: &str = "text/event-stream";
 /// From one sign of life to the next at the latest.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a reader may take nothing.
-pub const STALL: Duration = Duration::from_secs(60);
 /// The longest event that is read, bytes.
 pub const EVENT_MAX: usize = 4 << 20;
-
-/// Events that are written at a time.
-const TOGETHER: usize = 32;
-/// A sign of life.
-pub(crate) const COMMENT: &[u8] = b": keep-alive\n\n";
-
-/// Refuses a reader that does not take streams.
-pub(crate) fn check_accept(headers: &HeaderMap) -> Result<(), ApiError> {
-    accepts(headers, "text/*", MEDIA_TYPE)
-}
-
-/// An answer that carries `feed` until it, `until` or the reader ends. `stalled` is called where
-/// the reader takes nothing: the connection is of no more use.
-pub(crate) fn answer(
-    feed: EventFeed,
-    until: impl Future<Output = ()> + Send + 'static,
-    stalled: impl FnOnce() + Send + 'static,
-) -> Response {
-    let (sender, chunks) = mpsc::channel(1);
-    tokio::spawn(async move {
-        tokio::select! {
-            outcome = pump(feed, &sender) => if outcome == Err(Stalled) { stalled() },
-            () = until => {}
-            () = sender.closed() => {}
-        }
-    });
-    carry(Body::new(Chunks(chunks)))
-}
-
-/// An answer that carries the stream `body`.
-pub(crate) fn carry(body: Body) -> Response {
-    let mut response = respond(body);
-    let kind = HeaderValue::from_static(MEDIA_TYPE);
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
-/// The reader took nothing for too long.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stalled;
-
-/// Writes a feed, to its end or the reader's.
-async fn pump(mut feed: EventFeed, chunks: &mpsc::Sender<Bytes>) -> Result<(), Stalled> {
-    // That the stream is there is told before anything happens on it.
-    let mut chunk = Bytes::from_static(COMMENT);
-    loop {
-        match timeout(STALL, chunks.send(chunk)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_gone)) => return Ok(()),
-            Err(_) => return Err(Stalled),
-        }
-        let mut events = Vec::new();
-        chunk = match timeout(KEEP_ALIVE, feed.recv_many(&mut events, TOGETHER)).await {
-            Ok(0) => return Ok(()),
-            Ok(_) => written(&events).into(),
-            Err(_) => Bytes::from_static(COMMENT),
-        };
-    }
-}
-
-/// Events as they are written.
-pub(crate) fn written(events: &[RawEvent]) -> String {
-    let mut text = String::with_capacity(events.iter().map(|event| event.0.len() + 8).sum());
-    for RawEvent(event) in events {
-        text.push_str("data: ");
-        text.push_str(event);
-        text.push_str("\n\n");
-    }
-    text
-}
-
-/// The receiving end, as a body.
-struct Chunks(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Chunks {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let chunk = self.0.poll_recv(context);
-        chunk.map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
 
 /// An event is longer than [`EVENT_MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -229,16 +132,5 @@ mod tests {
         assert_eq!(parser.take(&part), Ok(Vec::new()));
         assert_eq!(parser.take(&part), Ok(Vec::new()));
         assert_eq!(parser.take(b"x"), Err(TooLong));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_quiet_stream_tells_that_it_lives_and_a_stalled_reader_ends_it() {
-        let (_events, feed) = mpsc::channel(1);
-        let (sender, mut chunks) = mpsc::channel(1);
-        let pump = tokio::spawn(async move { pump(feed, &sender).await });
-        for _ in 0..3 {
-            assert_eq!(chunks.recv().await.as_deref(), Some(COMMENT));
-        }
-        assert_eq!(pump.await.unwrap(), Err(Stalled));
     }
 }

@@ -17,7 +17,6 @@ use super::wire::u64_text;
 use crate::flow::sessions::{DirectionView, SessionPhase};
 use crate::flow::{FlowState, HandOverStats, SessionView};
 use crate::packet::MacAddr;
-use crate::port::{DeviceStatus, QueueStatus};
 
 /// What there is, in short: the container `summary`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -270,22 +269,6 @@ pub struct Queue {
     pub tx_discarded: u64,
 }
 
-impl From<&QueueStatus> for Queue {
-    fn from(status: &QueueStatus) -> Self {
-        Self {
-            queue: status.queue,
-            running: status.running,
-            fault: status.fault.clone(),
-            rx_frames: status.rx_frames,
-            rx_octets: status.rx_bytes,
-            tx_frames: status.tx_frames,
-            tx_octets: status.tx_bytes,
-            rx_discarded: status.rx_discarded,
-            tx_discarded: status.tx_discarded,
-        }
-    }
-}
-
 /// One device: the guest's side or the uplink of a vNIC.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -311,21 +294,6 @@ pub struct DeviceReport {
     /// Its queue pairs.
     #[serde(default)]
     pub queue: Vec<Queue>,
-}
-
-impl From<&DeviceStatus> for DeviceReport {
-    fn from(status: &DeviceStatus) -> Self {
-        Self {
-            kind: status.kind.clone(),
-            name: status.name.clone(),
-            connected: status.connected,
-            feature: status.features.clone(),
-            connections: status.connections,
-            faults: status.faults,
-            unclaimed: status.unclaimed,
-            queue: status.queues.iter().map(Queue::from).collect(),
-        }
-    }
 }
 
 /// A vNIC: two devices and what lies between them.

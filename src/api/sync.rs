@@ -16,8 +16,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{ApiError, ErrorEntry, ErrorTag};
-use super::offload::{ENTRIES_MAX, OffloadResult, OffloadStatus};
-use super::server::check_count;
+use super::offload::{ENTRIES_MAX, OffloadResult, OffloadStatus, check_count};
 use super::session::{Session, SessionKey};
 use super::wire::{u64_text, u64_text_option};
 
@@ -110,7 +109,10 @@ pub enum SyncStep {
 }
 
 /// Refuses a call that is not exactly one of the three, or a page that is too large.
-pub(super) fn check(input: &SyncInput) -> Result<(), ApiError> {
+///
+/// # Errors
+/// 400, or 413 for a page.
+pub fn check(input: &SyncInput) -> Result<(), ApiError> {
     let given = [
         input.begin.is_some(),
         input.page.is_some(),

@@ -7,7 +7,7 @@
 //! been carried out.
 //! *Standard*: `docs/serial.md`, RFC 9113.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::Ending;
 use super::args::CallArgs;
-use super::error::CliError;
-use super::{Ending, print};
+use super::print::{PrintError, print};
 use crate::api::wire::MEDIA_TYPE;
 use crate::serial::port::Port;
 use crate::serial::{Timing, link};
@@ -55,13 +55,16 @@ pub(super) enum CallError {
     /// The request cannot be put into HTTP.
     #[error("the request cannot be written")]
     Unwritable(#[from] axum::http::Error),
+    /// The answer could not be printed.
+    #[error(transparent)]
+    Print(#[from] PrintError),
     /// stdin cannot be read.
     #[error("cannot read the body from stdin")]
     Body(#[source] io::Error),
 }
 
 /// Runs the command.
-pub(super) async fn call(given: CallArgs) -> Result<Ending, CliError> {
+pub(super) async fn call(given: CallArgs) -> Result<Ending, CallError> {
     let path = given.port.clone();
     let open = |source| CallError::Open {
         path: path.clone(),
@@ -113,7 +116,7 @@ async fn exchange(
     line: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Body>,
     given: &CallArgs,
-) -> Result<StatusCode, CliError> {
+) -> Result<StatusCode, CallError> {
     let patience = Duration::from_secs(u64::from(given.timeout));
     let slow = |_| CallError::Timeout(given.timeout);
     let (driver, mut connections) = link(line, Timing::default());
@@ -133,7 +136,6 @@ async fn exchange(
     while let Some(frame) = timeout(patience, body.frame()).await.map_err(slow)? {
         if let Ok(data) = frame.map_err(CallError::Broken)?.into_data() {
             print(&String::from_utf8_lossy(&data))?;
-            io::stdout().flush().map_err(CliError::Output)?;
         }
     }
     drop((sender, body));

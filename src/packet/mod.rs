@@ -32,6 +32,7 @@ pub use key::{FlowKey, Tuple, VnicId};
 pub use marker::Marker;
 pub use network::network_key;
 pub use offload::{Checksum, Gso, GsoKind, Offload, PeerOffloads};
+#[cfg(feature = "host")]
 pub(crate) use parse::parse_here;
 pub use parse::{Parsed, parse};
 pub use verdict::{DropReason, PuntReason, ShareClass, Verdict};

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::netns::Netns;
-use super::process::{Process, output};
-use super::{Dir, eventually};
+use super::process::{Process, output, succeed};
+use super::{Dir, eventually, repository};
 
 /// How long the backend may take until its control socket answers.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -158,6 +159,18 @@ pub fn binary() -> PathBuf {
         binary.display()
     );
     binary
+}
+
+/// The static program for guests, built if it is out of date (`make agent`).
+pub fn agent_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let repository = repository();
+        let root = repository.to_str().unwrap();
+        succeed(&["make", "--no-print-directory", "-C", root, "agent"]);
+        repository.join("target/agent/shunt")
+    };
+    BUILT.get_or_init(build).clone()
 }
 
 fn spawn(program: &str, config: &Path, log: &Path, netns: Option<&str>) -> Process {

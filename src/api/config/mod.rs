@@ -16,16 +16,15 @@ mod check;
 mod condition;
 mod edit;
 mod http;
-mod prefix;
 pub mod schema;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
 
+pub use super::prefix::{InvalidPrefix, Prefix};
 pub use check::{not_unique, predicate};
 pub use http::{Site, Told, routes};
-pub use prefix::{InvalidPrefix, Prefix};
 
 use super::control::Answer;
 use schema::Module;

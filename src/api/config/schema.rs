@@ -8,9 +8,9 @@
 
 use serde_json::Value;
 
-use super::prefix::Prefix;
 use crate::api::error::ErrorTag;
 use crate::api::link::Address;
+use crate::api::prefix::Prefix;
 use crate::packet::MacAddr;
 
 /// A module with configuration.

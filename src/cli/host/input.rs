@@ -5,24 +5,24 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::args::{Endpoint, SessionFlags};
-use super::error::CliError;
+use super::error::HostError;
 use crate::api::OffloadInput;
 use crate::api::session::{Original, Reply, Session, Translation, Vlan};
 use crate::api::wire;
 
 /// The input that a file (or stdin for `-`) holds.
-pub(super) fn from_file(path: &Path) -> Result<OffloadInput, CliError> {
+pub(super) fn from_file(path: &Path) -> Result<OffloadInput, HostError> {
     let mut text = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().read_to_end(&mut text).map(drop)
     } else {
         std::fs::read(path).map(|content| text = content)
     };
-    read.map_err(|source| CliError::File {
+    read.map_err(|source| HostError::File {
         path: path.to_owned(),
         source,
     })?;
-    wire::read_input(&text).map_err(|error| CliError::Input {
+    wire::read_input(&text).map_err(|error| HostError::Input {
         path: path.to_owned(),
         source: error.into(),
     })

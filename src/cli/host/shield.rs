@@ -8,9 +8,8 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::args::Connect;
-use super::error::CliError;
-use super::table::Table;
-use super::{Ending, element, print_as};
+use super::error::HostError;
+use super::{element, print_as};
 use crate::api::Client;
 use crate::api::config::Prefix;
 use crate::api::session::{Protocol, Seconds, SessionKey};
@@ -18,9 +17,11 @@ use crate::api::shield::{
     Action, BitRate, Burst, PacketRate, Police, PortMatch, Shield, ShieldInput, ShieldOutput,
     ShieldReport, Shields, TcpFlags, UnshieldInput, UnshieldOutput,
 };
+use crate::cli::Ending;
+use crate::cli::table::Table;
 
 #[derive(Subcommand)]
-pub(super) enum ShieldCommand {
+pub(in crate::cli) enum ShieldCommand {
     /// Ask for a shield, or for more time for it
     #[command(after_long_help = ADD_EXAMPLES)]
     Add(AddArgs),
@@ -71,7 +72,7 @@ impl From<ActionFlag> for Action {
 }
 
 #[derive(Args)]
-pub(super) struct AddArgs {
+pub(in crate::cli) struct AddArgs {
     /// Which backend.
     #[command(flatten)]
     connect: Connect,
@@ -123,7 +124,7 @@ pub(super) struct AddArgs {
 }
 
 #[derive(Args)]
-pub(super) struct DelArgs {
+pub(in crate::cli) struct DelArgs {
     /// Which backend.
     #[command(flatten)]
     connect: Connect,
@@ -135,7 +136,7 @@ pub(super) struct DelArgs {
     all: bool,
 }
 
-pub(super) async fn run(command: ShieldCommand) -> Result<Ending, CliError> {
+pub(super) async fn run(command: ShieldCommand) -> Result<Ending, HostError> {
     match command {
         ShieldCommand::Add(add) => self::add(add).await,
         ShieldCommand::Del(del) => self::del(del).await,
@@ -143,7 +144,7 @@ pub(super) async fn run(command: ShieldCommand) -> Result<Ending, CliError> {
     }
 }
 
-async fn add(args: AddArgs) -> Result<Ending, CliError> {
+async fn add(args: AddArgs) -> Result<Ending, HostError> {
     let connect = args.connect.clone();
     let input = ShieldInput {
         element: connect.element.clone(),
@@ -159,14 +160,14 @@ async fn add(args: AddArgs) -> Result<Ending, CliError> {
     })
 }
 
-fn shield(args: AddArgs) -> Result<Shield, CliError> {
+fn shield(args: AddArgs) -> Result<Shield, HostError> {
     let has_rate = args.packet_rate.is_some() || args.bit_rate.is_some() || args.burst.is_some();
     let police = match args.action {
         ActionFlag::Police => {
             let police = Police::new(args.packet_rate, args.bit_rate, args.burst);
-            Some(police.map_err(|_| CliError::WhichRate)?)
+            Some(police.map_err(|_| HostError::WhichRate)?)
         }
-        ActionFlag::Drop | ActionFlag::Punt if has_rate => return Err(CliError::NoRate),
+        ActionFlag::Drop | ActionFlag::Punt if has_rate => return Err(HostError::NoRate),
         ActionFlag::Drop | ActionFlag::Punt => None,
     };
     Ok(Shield {
@@ -200,7 +201,7 @@ fn results(output: &ShieldOutput) -> String {
     table.text()
 }
 
-async fn del(args: DelArgs) -> Result<Ending, CliError> {
+async fn del(args: DelArgs) -> Result<Ending, HostError> {
     let connect = args.connect;
     let input = UnshieldInput {
         element: connect.element.clone(),
@@ -224,7 +225,7 @@ fn endings(output: &UnshieldOutput) -> String {
     table.text()
 }
 
-async fn list(connect: &Connect) -> Result<Ending, CliError> {
+async fn list(connect: &Connect) -> Result<Ending, HostError> {
     let client = Client::new(&connect.socket);
     let name = element(&client, connect).await?;
     let shields = client.shields(&name).await?;

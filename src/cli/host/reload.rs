@@ -1,14 +1,15 @@
 //! `shunt reload`.
 
 use super::args::Connect;
-use super::error::CliError;
-use super::table::Table;
-use super::{Ending, print_as};
+use super::error::HostError;
+use super::print_as;
 use crate::api::Client;
 use crate::api::reload::ReloadOutput;
+use crate::cli::Ending;
+use crate::cli::table::Table;
 
 /// Has the configuration read again and tells what that changed.
-pub(super) async fn reload(connect: &Connect) -> Result<Ending, CliError> {
+pub(super) async fn reload(connect: &Connect) -> Result<Ending, HostError> {
     let output = Client::new(&connect.socket).reload().await?;
     print_as(connect, &output, changes)?;
     let failed = output.change.iter().any(|change| change.error.is_some());

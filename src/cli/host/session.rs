@@ -1,13 +1,14 @@
 //! `shunt session add` and `shunt session del`.
 
 use super::args::{AddArgs, DelArgs};
-use super::error::CliError;
-use super::table::Table;
-use super::{Ending, element, input, print_as};
+use super::error::HostError;
+use super::{element, input, print_as};
 use crate::api::{Client, ENTRIES_MAX, OffloadInput, OffloadOutput, WithdrawInput, WithdrawOutput};
+use crate::cli::Ending;
+use crate::cli::table::Table;
 
 /// Offers sessions, in as many calls as their number needs.
-pub(super) async fn add(args: AddArgs) -> Result<Ending, CliError> {
+pub(super) async fn add(args: AddArgs) -> Result<Ending, HostError> {
     let connect = args.connect;
     let mut whole = match (args.file, args.flags) {
         (Some(file), _) => input::from_file(&file)?,
@@ -69,7 +70,7 @@ fn leaf(path: Option<&str>) -> Option<&str> {
 }
 
 /// Withdraws sessions, in as many calls as their number needs.
-pub(super) async fn del(args: DelArgs) -> Result<Ending, CliError> {
+pub(super) async fn del(args: DelArgs) -> Result<Ending, HostError> {
     let connect = args.connect;
     let client = Client::new(&connect.socket);
     let name = element(&client, &connect).await?;

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use super::args::Connect;
-use super::error::CliError;
-use super::table::Table;
-use super::{Ending, element, print_as};
+use super::error::HostError;
+use super::{element, print_as};
 use crate::api::session::Session;
 use crate::api::state::{Count, DeviceReport, FlowReport, HandOverStatistics, Traffic};
 use crate::api::{Client, Ports, SessionKey, SessionReport, Sessions, Statistics, Summary};
+use crate::cli::Ending;
+use crate::cli::table::Table;
 
-pub(super) async fn summary(connect: &Connect) -> Result<Ending, CliError> {
+pub(super) async fn summary(connect: &Connect) -> Result<Ending, HostError> {
     let mut summary = Client::new(&connect.socket).summary().await?;
     if let Some(name) = &connect.element {
         summary.element.retain(|element| element.name == *name);
@@ -40,7 +41,7 @@ fn summary_table(summary: &Summary) -> String {
 pub(super) async fn sessions(
     connect: &Connect,
     key: Option<SessionKey>,
-) -> Result<Ending, CliError> {
+) -> Result<Ending, HostError> {
     let client = Client::new(&connect.socket);
     let name = element(&client, connect).await?;
     match key {
@@ -48,7 +49,7 @@ pub(super) async fn sessions(
         Some(key) => match client.session(&name, &key).await? {
             Some(session) => print_as(connect, &session, session_detail)?,
             None => {
-                return Err(CliError::NoSession {
+                return Err(HostError::NoSession {
                     element: name,
                     key: key.to_string(),
                 });
@@ -201,7 +202,7 @@ fn pairs(lines: Vec<(&str, String)>) -> String {
         .collect()
 }
 
-pub(super) async fn ports(connect: &Connect) -> Result<Ending, CliError> {
+pub(super) async fn ports(connect: &Connect) -> Result<Ending, HostError> {
     let client = Client::new(&connect.socket);
     let name = element(&client, connect).await?;
     print_as(connect, &client.ports(&name).await?, ports_table)?;
@@ -272,7 +273,7 @@ fn device_rows(device: &DeviceReport) -> Vec<[String; 6]> {
         .collect()
 }
 
-pub(super) async fn statistics(connect: &Connect) -> Result<Ending, CliError> {
+pub(super) async fn statistics(connect: &Connect) -> Result<Ending, HostError> {
     let client = Client::new(&connect.socket);
     let name = element(&client, connect).await?;
     print_as(connect, &client.statistics(&name).await?, statistics_table)?;
