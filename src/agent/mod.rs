@@ -11,4 +11,5 @@
 //! *Standard*: `docs/agent.md`; RFC 8040 for what it asks.
 
 pub mod connection;
+pub mod kernel;
 pub mod network;
