@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`connection`] | a connection as conntrack tells it |
 //! | [`core`] | what is offloaded, and what becomes of it: pure |
+//! | [`kernel`] | what is asked of the guest's kernel |
 //! | [`network`] | interfaces, and how packets find their way |
 //!
 //! *Promises*: nothing is asked for that the guest has not itself forwarded.
@@ -13,5 +14,6 @@
 
 pub mod connection;
 pub mod core;
+pub mod kernel;
 pub mod network;
 mod run;
