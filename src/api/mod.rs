@@ -44,6 +44,7 @@ pub mod wire;
 pub mod withdraw;
 
 pub use client::{Client, ClientError, EventStream};
+pub use config::Prefix;
 pub use control::{Answer, Control, SessionPage};
 pub use convert::{NotInModel, VnicNames, from_request, to_request};
 pub use epoch::{OpenEpochInput, OpenEpochOutput};

@@ -13,6 +13,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Method};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::agent::AgentArgs;
 use super::shield::ShieldCommand;
 use crate::api::session::{Directions, Dscp, HandOver, Mtu, Protocol, Seconds, SessionKey, Vlan};
 use crate::packet::MacAddr;
@@ -46,6 +47,9 @@ pub(super) enum Command {
     /// Send one request over a serial port, from inside a guest
     #[command(after_long_help = CALL_EXAMPLES)]
     Call(CallArgs),
+    /// Run the agent inside a guest, or ask it: offloads what the guest forwards
+    #[command(after_long_help = super::agent::EXAMPLES)]
+    Agent(Box<AgentArgs>),
     /// Add, withdraw or show sessions
     Session {
         /// What to do with sessions

@@ -4,12 +4,14 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use crate::agent::AgentError;
 use crate::api::{ApiError, ClientError};
 use crate::backend::BackendError;
 use crate::controller::ControllerError;
 use crate::relay::RelayError;
 use crate::up::UpError;
 
+use super::agent::AskError;
 use super::call::CallError;
 
 /// Why a command failed.
@@ -33,6 +35,12 @@ pub(super) enum CliError {
     /// A request over a serial port failed.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The agent ended with an error.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// Asking the agent failed.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     File {

@@ -7,6 +7,7 @@
 //! *Caller's duty*: scripts read the JSON; tables may change.
 //! *Standard*: none.
 
+mod agent;
 mod args;
 mod call;
 mod error;
@@ -14,6 +15,7 @@ mod input;
 mod reload;
 mod session;
 mod shield;
+mod shield_flags;
 mod show;
 mod table;
 
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<Ending, CliError> {
             Ok(Ending::Done)
         }
         Command::Call(call) => talk(call::call(call)),
+        Command::Agent(agent) => agent::run(*agent),
         Command::Session { command } => talk(async {
             match *command {
                 SessionCommand::Add(add) => session::add(*add).await,
