@@ -109,7 +109,7 @@ pub async fn serve(
 pub(crate) fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
     let call = || allow("POST, OPTIONS");
-    let routes = told(OFFLOAD, discovery::MODULE_TEXT, BACKEND_OPERATIONS)
+    let routes = told(&[OFFLOAD], BACKEND_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:open-epoch",
             post(open_epoch).options(call),
@@ -155,10 +155,9 @@ pub(crate) fn or_refused<S: Clone + Send + Sync + 'static>(routes: Router<S>) ->
         .method_not_allowed_fallback(not_allowed)
 }
 
-/// What every server tells of itself.
+/// What every server tells of itself, and of `modules`.
 pub(crate) fn told<S: Clone + Send + Sync + 'static>(
-    own: Own,
-    module: &'static str,
+    modules: &[Own],
     operations: &'static [&'static str],
 ) -> Router<S> {
     let fixed = |value: fn(&'static [&'static str]) -> Value| {
@@ -166,12 +165,15 @@ pub(crate) fn told<S: Clone + Send + Sync + 'static>(
             .options(|| allow("GET, HEAD, OPTIONS"))
     };
     let file = |kind, content| get(move || text(kind, content));
-    Router::new()
+    let with_module =
+        |router: Router<S>, own: &Own| router.route(own.path, file("application/yang", own.text));
+    modules
+        .iter()
+        .fold(Router::new(), with_module)
         .route(
             "/.well-known/host-meta",
             file("application/xrd+xml", discovery::HOST_META),
         )
-        .route(own.path, file("application/yang", module))
         .route("/restconf", fixed(|_| discovery::api()))
         .route(
             "/restconf/yang-library-version",

@@ -23,7 +23,7 @@ use super::audit::Record;
 use super::inventory::ELEMENT;
 use super::view::{Shared, View};
 use crate::api::config::{self, Site, document_at};
-use crate::api::discovery::{ELEMENT_OPERATIONS, MODULE_TEXT, OFFLOAD};
+use crate::api::discovery::{ELEMENT_OPERATIONS, OFFLOAD};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::identity::{self, TokenError};
 use crate::api::inventory::MODULE;
@@ -43,7 +43,7 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
         shared,
         inventory: config::routes(inventory),
     };
-    let routes = server::told(OFFLOAD, MODULE_TEXT, ELEMENT_OPERATIONS)
+    let routes = server::told(&[OFFLOAD], ELEMENT_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:open-epoch",
             call("open-epoch", |view, uri, headers, body| {
