@@ -31,16 +31,10 @@ pub fn key_of(number: u32) -> FlowKey {
     let mask = reply.wrapping_neg();
     let addresses = (client ^ SERVER) & mask;
     let ports = (port ^ service) & mask as u16;
-    let wide = |address: u32| (u128::from(address) << 96).to_be_bytes();
-    FlowKey::from_parts(
-        VnicId(reply as u16),
-        0,
-        4,
-        UDP,
-        &wide(client ^ addresses),
-        &wide(SERVER ^ addresses),
-        port ^ ports,
-        service ^ ports,
+    FlowKey::of_ipv4(
+        (VnicId(reply as u16), 0, UDP),
+        (client ^ addresses, SERVER ^ addresses),
+        (port ^ ports, service ^ ports),
     )
 }
 

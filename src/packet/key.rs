@@ -102,10 +102,11 @@ impl FlowKey {
         )
     }
 
-    /// The key of an IPv4 packet from header fields. Built of whole words only: a word that is
-    /// read while its parts are still on their way to memory costs a dozen cycles.
+    /// The key of an IPv4 packet from header fields: vNIC, VLAN (0: untagged) and protocol,
+    /// addresses, ports. Built of whole words only: a word that is read while its parts are still
+    /// on their way to memory costs a dozen cycles.
     #[inline(always)]
-    pub(super) fn of_ipv4(
+    pub fn of_ipv4(
         (vnic, vlan, protocol): (VnicId, u16, u8),
         (src, dst): (u32, u32),
         (src_port, dst_port): (u16, u16),

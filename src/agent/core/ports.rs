@@ -1,0 +1,427 @@
+//! Which vNIC, and which VLAN on it, an interface of the guest is.
+//!
+//! *Promises*: an interface is given a vNIC only if every frame that the guest sends by it
+//! leaves by that vNIC with that VLAN, as far as routing and the kinds of interfaces tell; the
+//! proof of forwarding shows it of each session again.
+//! *Refuses*: with a reason: tunnels and PPP, two tags, interfaces that shape or are down. A
+//! bridge is the vNIC that is its only port. With several ports the forwarding database decides,
+//! address by address, and a frame to an address that it has just forgotten goes to all of them,
+//! which would prove a wrong one: such a bridge is left alone.
+//! *Caller's duty*: make it anew whenever links or vNICs change.
+//! *Standard*: IEEE 802.1Q.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reason::Reason;
+use super::settings::Switches;
+use crate::agent::network::{IfIndex, Link, LinkKind, Links};
+use crate::packet::MacAddr;
+
+/// A vNIC as the host tells of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vnic {
+    /// Its name.
+    pub name: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its place on the guest's bus, if the host knows: `0000:00:04.0`.
+    pub bus_path: Option<String>,
+    /// Its MTU, bytes, if the host knows.
+    pub mtu: Option<u16>,
+}
+
+/// The element as the host tells of it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Element {
+    /// Its name.
+    pub name: String,
+    /// Its vNICs.
+    pub vnics: Vec<Vnic>,
+    /// Packets a second that its policy asks of a session.
+    pub rate_min: Option<u32>,
+    /// The age that its policy asks of one.
+    pub age_min: Option<Duration>,
+}
+
+/// What an interface is on the wire.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// The vNIC's name.
+    pub vnic: Arc<str>,
+    /// The VLAN; 0: untagged.
+    pub vlan: u16,
+    /// The interface's MAC, if it is not the vNIC's.
+    pub mac: Option<MacAddr>,
+    /// The largest L3 packet, bytes, by the smallest of the interfaces on the way.
+    pub mtu: u32,
+    /// The largest L3 packet that the vNIC takes, bytes.
+    pub vnic_mtu: u16,
+    /// The VRF that it is in.
+    pub vrf: Option<IfIndex>,
+}
+
+/// The MTU of a vNIC whose host does not tell it.
+const MTU_UNTOLD: u16 = 1500;
+
+/// Names of kinds of interfaces that put packets into others.
+const TUNNELS: [&str; 20] = [
+    "bareudp",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "ovpn",
+    "ppp",
+    "sit",
+    "tun",
+    "vti",
+    "vti6",
+    "vxlan",
+    "wireguard",
+    "xfrm",
+    "gtp",
+];
+
+/// What each interface is, or why it is none of the element's vNICs.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Ports {
+    by_index: BTreeMap<IfIndex, Result<Port, Reason>>,
+    vrfs: Vec<IfIndex>,
+}
+
+impl Ports {
+    /// What the interfaces `links` are of `element`.
+    pub fn new(links: &Links, element: &Element, switches: &Switches) -> Self {
+        let finder = Finder {
+            links,
+            element,
+            switches,
+        };
+        let is_vrf = |link: &Link| matches!(link.kind, LinkKind::Vrf { .. });
+        Self {
+            by_index: (links.0.keys())
+                .map(|index| (*index, finder.port(*index)))
+                .collect(),
+            vrfs: (links.0.iter())
+                .filter(|(_, link)| is_vrf(link))
+                .map(|(index, _)| *index)
+                .collect(),
+        }
+    }
+
+    /// What the interface is.
+    ///
+    /// # Errors
+    /// Why it is none of the element's vNICs.
+    pub fn get(&self, index: IfIndex) -> Result<&Port, Reason> {
+        match self.by_index.get(&index) {
+            Some(Ok(port)) => Ok(port),
+            Some(Err(reason)) => Err(*reason),
+            None => Err(Reason::ForeignInterface),
+        }
+    }
+
+    /// All interfaces that are one.
+    pub fn usable(&self) -> impl Iterator<Item = (IfIndex, &Port)> {
+        (self.by_index.iter()).filter_map(|(index, port)| Some((*index, port.as_ref().ok()?)))
+    }
+
+    /// The VRFs' masters.
+    pub fn vrfs(&self) -> &[IfIndex] {
+        &self.vrfs
+    }
+
+    /// Interfaces whose reason, or wire, is not the same in `newer`.
+    pub fn changed<'a>(&'a self, newer: &'a Self) -> impl Iterator<Item = IfIndex> + 'a {
+        let is_changed = |index: &&IfIndex| self.by_index.get(index) != newer.by_index.get(index);
+        self.by_index.keys().filter(is_changed).copied()
+    }
+}
+
+struct Finder<'a> {
+    links: &'a Links,
+    element: &'a Element,
+    switches: &'a Switches,
+}
+
+impl Finder<'_> {
+    /// What an interface that routes point to is.
+    fn port(&self, index: IfIndex) -> Result<Port, Reason> {
+        let link = self.usable(index)?;
+        let master = link.master.and_then(|index| self.links.0.get(&index));
+        let is_vrf = |link: &&Link| matches!(link.kind, LinkKind::Vrf { .. });
+        if master.is_some() && master.filter(is_vrf).is_none() {
+            // A bridge's or bond's member has no addresses of its own.
+            return Err(Reason::ForeignInterface);
+        }
+        let (vnic, vlan, mtu) = self.wire(index, link)?;
+        Ok(Port {
+            vnic: vnic.name.as_str().into(),
+            vlan,
+            mac: (link.mac != vnic.mac).then_some(link.mac),
+            mtu: mtu.min(link.mtu),
+            vnic_mtu: vnic.mtu.unwrap_or(MTU_UNTOLD),
+            vrf: link.master,
+        })
+    }
+
+    /// The link, if nothing about itself stands in the way.
+    fn usable(&self, index: IfIndex) -> Result<&Link, Reason> {
+        let link = (self.links.0.get(&index)).ok_or(Reason::ForeignInterface)?;
+        let against = [
+            (
+                self.switches.is_interface_off(&link.name),
+                Reason::Interface,
+            ),
+            (!link.is_up, Reason::Down),
+            (link.obstacle.is_some(), Reason::Obstacle),
+            (link.is_shaped, Reason::Shaped),
+        ];
+        match against.into_iter().find(|(is_so, _)| *is_so) {
+            Some((_, reason)) => Err(reason),
+            None => Ok(link),
+        }
+    }
+
+    /// The vNIC below a link, the VLAN on it, and the smallest MTU on the way down.
+    fn wire(&self, index: IfIndex, link: &Link) -> Result<(&Vnic, u16, u32), Reason> {
+        match &link.kind {
+            LinkKind::Device { .. } => Ok((self.vnic(link)?, 0, link.mtu)),
+            LinkKind::Vlan {
+                is_service: true, ..
+            } => Err(Reason::ServiceTag),
+            LinkKind::Vlan { on, id, .. } => {
+                let below = self.usable(*on)?;
+                let (vnic, inner, mtu) = match below.kind {
+                    LinkKind::Vlan { .. } => return Err(Reason::ServiceTag),
+                    _ => self.wire(*on, below)?,
+                };
+                // A bridge over a VLAN, with a VLAN over the bridge: two tags.
+                if inner != 0 {
+                    return Err(Reason::ServiceTag);
+                }
+                Ok((vnic, *id, mtu))
+            }
+            LinkKind::Bridge => self.bridged(index),
+            LinkKind::Vrf { .. } => Err(Reason::ForeignInterface),
+            LinkKind::Other(kind) if TUNNELS.contains(&kind.as_str()) => Err(Reason::Tunnel),
+            LinkKind::Other(_) => Err(Reason::ForeignInterface),
+        }
+    }
+
+    /// The only port of a bridge that is up.
+    fn bridged(&self, bridge: IfIndex) -> Result<(&Vnic, u16, u32), Reason> {
+        let mut ports =
+            (self.links.0.iter()).filter(|(_, link)| link.master == Some(bridge) && link.is_up);
+        match (ports.next(), ports.next()) {
+            (Some((index, _)), None) => {
+                let port = self.usable(*index)?;
+                match port.kind {
+                    LinkKind::Device { .. } | LinkKind::Vlan { .. } => self.wire(*index, port),
+                    _ => Err(Reason::ForeignInterface),
+                }
+            }
+            (None, _) => Err(Reason::Down),
+            (Some(_), Some(_)) => Err(Reason::Bridge),
+        }
+    }
+
+    /// The vNIC that a device is: by its place on the bus, and where the host or the guest does
+    /// not tell that, by its MAC, if only one vNIC has it.
+    fn vnic(&self, link: &Link) -> Result<&Vnic, Reason> {
+        let vnics = &self.element.vnics;
+        let bus_path = match &link.kind {
+            LinkKind::Device { bus_path } => bus_path.as_deref(),
+            _ => None,
+        };
+        let by_path = vnics
+            .iter()
+            .find(|vnic| bus_path.is_some() && vnic.bus_path.as_deref() == bus_path);
+        if let Some(vnic) = by_path {
+            return Ok(vnic);
+        }
+        let mut by_mac = vnics.iter().filter(|vnic| {
+            let is_elsewhere = bus_path.is_some() && vnic.bus_path.is_some();
+            vnic.mac == link.mac && !is_elsewhere
+        });
+        match (by_mac.next(), by_mac.next()) {
+            (Some(vnic), None) => Ok(vnic),
+            _ => Err(Reason::ForeignInterface),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{GUESTS, LAN, WAN, device, element, links, mac};
+    use super::*;
+
+    const BRIDGE: IfIndex = IfIndex(10);
+    const OTHER: IfIndex = IfIndex(11);
+
+    fn ports(links: &Links) -> Ports {
+        Ports::new(links, &element(), &Switches::default())
+    }
+
+    fn bridge() -> Link {
+        Link {
+            kind: LinkKind::Bridge,
+            ..device("br0", "", 0x44)
+        }
+    }
+
+    #[test]
+    fn a_device_is_the_vnic_of_its_place_on_the_bus_whatever_its_mac() {
+        let mut links = links();
+        let [lan, wan] = [LAN, WAN].map(|index| links.0.get(&index).unwrap().mac);
+        links.0.get_mut(&LAN).unwrap().mac = wan;
+        links.0.get_mut(&WAN).unwrap().mac = lan;
+        let ports = ports(&links);
+        assert_eq!(&*ports.get(LAN).unwrap().vnic, "v-lan");
+        // Its frames have another destination than the vNIC's MAC.
+        assert_eq!(ports.get(LAN).unwrap().mac, Some(wan));
+    }
+
+    #[test]
+    fn a_device_whose_place_nobody_tells_is_the_only_vnic_of_its_mac() {
+        let mut links = links();
+        links.0.get_mut(&LAN).unwrap().kind = LinkKind::Device { bus_path: None };
+        assert_eq!(&*ports(&links).get(LAN).unwrap().vnic, "v-lan");
+
+        let mut twice = element();
+        twice.vnics[1].mac = mac(2);
+        let ports = Ports::new(&links, &twice, &Switches::default());
+        assert_eq!(ports.get(LAN), Err(Reason::ForeignInterface));
+    }
+
+    #[test]
+    fn a_device_at_another_place_is_no_vnic_although_it_has_its_mac() {
+        let mut links = links();
+        links.0.insert(OTHER, device("clone", "0000:00:09.0", 2));
+        assert_eq!(ports(&links).get(OTHER), Err(Reason::ForeignInterface));
+    }
+
+    #[test]
+    fn a_vlan_has_its_tag_and_two_tags_are_refused() {
+        let mut links = links();
+        let port = ports(&links).get(GUESTS).unwrap().clone();
+        assert_eq!((&*port.vnic, port.vlan), ("v-lan", 7));
+        let kind = |on, is_service| LinkKind::Vlan {
+            on,
+            id: 8,
+            is_service,
+        };
+        for (on, is_service) in [(GUESTS, false), (LAN, true)] {
+            let link = Link {
+                kind: kind(on, is_service),
+                ..device("inner", "", 2)
+            };
+            links.0.insert(OTHER, link);
+            assert_eq!(ports(&links).get(OTHER), Err(Reason::ServiceTag));
+        }
+    }
+
+    #[test]
+    fn a_bridge_is_its_only_port_and_with_two_it_is_left_alone() {
+        let mut links = links();
+        links.0.insert(BRIDGE, bridge());
+        assert_eq!(ports(&links).get(BRIDGE), Err(Reason::Down));
+        links.0.get_mut(&LAN).unwrap().master = Some(BRIDGE);
+        let found = ports(&links);
+        let port = found.get(BRIDGE).unwrap();
+        assert_eq!((&*port.vnic, port.vlan), ("v-lan", 0));
+        assert_eq!(port.mac, Some(mac(0x44)));
+        assert_eq!(found.get(LAN), Err(Reason::ForeignInterface));
+
+        // Any other port: a flooded frame would prove the wrong one.
+        let veth = Link {
+            kind: LinkKind::Other("veth".to_owned()),
+            master: Some(BRIDGE),
+            ..device("veth0", "", 0x55)
+        };
+        links.0.insert(OTHER, veth);
+        assert_eq!(ports(&links).get(BRIDGE), Err(Reason::Bridge));
+        links.0.get_mut(&OTHER).unwrap().is_up = false;
+        assert!(ports(&links).get(BRIDGE).is_ok());
+    }
+
+    #[test]
+    fn a_bridge_over_a_vlan_has_its_tag_and_takes_no_second() {
+        let mut links = links();
+        links.0.insert(BRIDGE, bridge());
+        links.0.get_mut(&GUESTS).unwrap().master = Some(BRIDGE);
+        assert_eq!(ports(&links).get(BRIDGE).unwrap().vlan, 7);
+        let above = Link {
+            kind: LinkKind::Vlan {
+                on: BRIDGE,
+                id: 9,
+                is_service: false,
+            },
+            ..device("br0.9", "", 0x44)
+        };
+        links.0.insert(OTHER, above);
+        assert_eq!(ports(&links).get(OTHER), Err(Reason::ServiceTag));
+    }
+
+    #[test]
+    fn what_stands_against_an_interface_stands_against_those_above_it() {
+        type Harm = fn(&mut Link);
+        let harms: [(Harm, Reason); 4] = [
+            (|link| link.is_up = false, Reason::Down),
+            (|link| link.is_shaped = true, Reason::Shaped),
+            (
+                |link| link.obstacle = Some("xdp".to_owned()),
+                Reason::Obstacle,
+            ),
+            (|link| link.name = "off0".to_owned(), Reason::Interface),
+        ];
+        for (harm, reason) in harms {
+            let mut links = links();
+            harm(links.0.get_mut(&LAN).unwrap());
+            let switches = Switches {
+                interfaces_off: vec!["off*".to_owned()],
+                ..Switches::default()
+            };
+            let ports = Ports::new(&links, &element(), &switches);
+            assert_eq!(ports.get(LAN), Err(reason));
+            assert_eq!(ports.get(GUESTS), Err(reason));
+            assert!(ports.get(WAN).is_ok());
+        }
+    }
+
+    #[test]
+    fn tunnels_and_strangers_are_told_apart() {
+        let mut links = links();
+        for (kind, reason) in [
+            ("wireguard", Reason::Tunnel),
+            ("ppp", Reason::Tunnel),
+            ("dummy", Reason::ForeignInterface),
+            ("macvlan", Reason::ForeignInterface),
+        ] {
+            let link = Link {
+                kind: LinkKind::Other(kind.to_owned()),
+                ..device("x0", "", 2)
+            };
+            links.0.insert(OTHER, link);
+            assert_eq!(ports(&links).get(OTHER), Err(reason), "{kind}");
+        }
+        assert_eq!(
+            ports(&links).get(IfIndex(99)),
+            Err(Reason::ForeignInterface)
+        );
+    }
+
+    #[test]
+    fn the_smallest_mtu_on_the_way_counts() {
+        let mut links = links();
+        links.0.get_mut(&LAN).unwrap().mtu = 1400;
+        assert_eq!(ports(&links).get(GUESTS).unwrap().mtu, 1400);
+    }
+}
