@@ -77,21 +77,30 @@ fn write_tuple(line: &mut String, tuple: &Tuple) {
     }
 }
 
-/// The same from the tool's lines: without timeout (the sixth word) and use count.
+/// The same from the tool's lines: without timeout (the fifth word) and use count. A zone of one
+/// direction only stands there with its tuple.
 fn without_what_moves(lines: &str) -> Vec<String> {
-    let mut lines: Vec<String> = lines
-        .lines()
-        .map(|line| {
-            line.split_whitespace()
-                .enumerate()
-                .filter(|(at, word)| *at != 4 && !word.starts_with("use="))
-                .map(|(_, word)| word)
-                .collect::<Vec<_>>()
-                .join(" ")
-        })
-        .collect();
+    let mut lines: Vec<String> = lines.lines().map(steady).collect();
     lines.sort();
     lines
+}
+
+fn steady(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let zone = words
+        .iter()
+        .find_map(|word| word.strip_prefix("zone-orig="));
+    let mut steady = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        if at == 4 || word.starts_with("use=") || word.starts_with("zone-orig=") {
+            continue;
+        }
+        if let Some(zone) = zone.filter(|_| at + 1 == words.len()) {
+            steady.push(format!("zone={zone}"));
+        }
+        steady.push((*word).to_owned());
+    }
+    steady.join(" ")
 }
 
 async fn dump(kernel: &Kernel) -> Vec<Connection> {
@@ -134,8 +143,7 @@ fn a_dump_is_what_conntrack_lists_of_all_protocols_zones_marks_and_helpers() {
         let mut differ = (Vec::new(), Vec::new());
         for _ in 0..10 {
             let ours = dump(&kernel).await;
-            let theirs =
-                rig.conntrack("-L -o extended,id") + &rig.conntrack("-L -f ipv6 -o extended,id");
+            let theirs = rig.conntrack("-L -o extended,id");
             let mut lines: Vec<_> = ours.iter().map(as_conntrack_writes).collect();
             lines.sort();
             differ = (lines, without_what_moves(&theirs));
@@ -143,7 +151,10 @@ fn a_dump_is_what_conntrack_lists_of_all_protocols_zones_marks_and_helpers() {
                 break;
             }
         }
-        assert_eq!(differ.0, differ.1);
+        for (ours, theirs) in differ.0.iter().zip(&differ.1) {
+            assert_eq!(ours, theirs);
+        }
+        assert_eq!(differ.0.len(), differ.1.len());
         assert!(differ.0.len() >= 9, "{:#?}", differ.0);
 
         let all = dump(&kernel).await;
@@ -201,11 +212,11 @@ fn a_refresh_sets_the_timeout_of_that_connection_and_of_no_other() {
     });
 }
 
-/// Packets that came as invalid, and those that were let pass.
+/// Packets that came as invalid, and others, of what chain `seen` sees.
 fn counted(rig: &Rig) -> (u64, u64) {
     let list = rig
         .router
-        .succeed(&["nft", "--json", "list", "chain", "inet", "filter", "pass"]);
+        .succeed(&["nft", "--json", "list", "chain", "inet", "filter", "seen"]);
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     let counts: Vec<u64> = list["nftables"]
         .as_array()
@@ -221,6 +232,12 @@ fn counted(rig: &Rig) -> (u64, u64) {
 #[test]
 fn after_be_liberal_segments_far_outside_the_window_are_valid_both_ways() {
     let rig = Rig::new();
+    // An invalid packet is not translated back: it does not come to be forwarded.
+    rig.nft(
+        "add chain inet filter seen { type filter hook prerouting priority mangle; }\n\
+         add rule inet filter seen ct state invalid tcp sequence 0x70000000 counter drop\n\
+         add rule inet filter seen tcp sequence 0x70000000 counter",
+    );
     let mut tcp = Tcp::open(&rig, SERVER, 5020);
     let connection = rig.ask(async |kernel| rig.find(&kernel, 5020).await);
     let Ports::Ports(client_port, _) = connection.original.ports else {
@@ -274,8 +291,7 @@ fn after_be_liberal_segments_far_outside_the_window_are_valid_both_ways() {
     };
     assert_eq!(both(), (2, 0));
     rig.ask(async |kernel| assert!(kernel.be_liberal(&connection).await.unwrap()));
-    // Each may be answered with an acknowledgement, which is valid too.
-    assert_eq!(both().0, 0);
+    assert_eq!(both(), (0, 2));
     tcp.talk();
 }
 

@@ -150,7 +150,10 @@ pub(super) async fn use_fdb(
     if !found.is_some_and(|found| found.on == on && !found.is_fixed) {
         return Ok(());
     }
-    let request = Request::new(RTM_NEWNEIGH, &header(bridge, on, NTF_USE | NTF_MASTER));
+    let mut used = header(bridge, on, NTF_USE | NTF_MASTER);
+    // Bridges take no entry without a state.
+    used[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+    let request = Request::new(RTM_NEWNEIGH, &used);
     socket.ask(entry(request), |_| {}).await
 }
 

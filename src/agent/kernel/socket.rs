@@ -23,6 +23,9 @@ const ROOM: usize = 1 << 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
+/// More datagrams than a receive buffer holds.
+const MOST: usize = 1 << 17;
+
 /// How often a dump is taken anew because its table changed meanwhile.
 const TRIES: usize = 10;
 
@@ -154,6 +157,20 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Throws away what waits. After a loss that must be done before anything is asked anew: until
+    /// all is read the kernel adds nothing, and does not say so again.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        for _ in 0..MOST {
+            match self.receive_now() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) if is_overrun(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, request: Request, flags: u16) -> io::Result<u32> {
