@@ -8,8 +8,6 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::NLM_F_CREATE;
-
 use super::socket::{Socket, table};
 use super::wire::{Request, address, attribute, family, native16, native32, octets, split};
 use crate::agent::network::IfIndex;
@@ -18,6 +16,8 @@ use crate::packet::MacAddr;
 pub(super) const RTM_NEWNEIGH: u16 = 28;
 pub(super) const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
+
+const NLM_F_CREATE: u16 = 0x400;
 
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;

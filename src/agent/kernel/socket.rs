@@ -9,7 +9,6 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::SocketAddr;
 use tokio::io::unix::AsyncFd;
 use tokio::task;
@@ -19,6 +18,11 @@ use super::wire::{Message, Request, messages, native32};
 
 /// The longest datagram. Dumps come in pieces of at most 32 KiB.
 const ROOM: usize = 1 << 16;
+
+const NLM_F_REQUEST: u16 = 0x01;
+const NLM_F_ACK: u16 = 0x04;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_DUMP: u16 = 0x300;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
