@@ -24,6 +24,7 @@ pub mod flow;
 pub mod packet;
 pub mod serial;
 
+mod orders;
 mod sync;
 
 // What runs on hosts, not in guests.
@@ -33,8 +34,6 @@ pub mod backend;
 pub mod controller;
 #[cfg(feature = "host")]
 pub mod datapath;
-#[cfg(feature = "host")]
-mod orders;
 #[cfg(feature = "host")]
 pub mod port;
 #[cfg(feature = "host")]

@@ -11,6 +11,8 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Method};
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "agent")]
+use super::agent::AgentArgs;
 #[cfg(feature = "host")]
 use super::host::HostCommand;
 
@@ -35,6 +37,10 @@ pub(super) enum Command {
     /// Send one request over a serial port, from inside a guest
     #[command(after_long_help = CALL_EXAMPLES)]
     Call(CallArgs),
+    /// Run the agent inside a guest, or ask it: offloads what the guest forwards
+    #[cfg(feature = "agent")]
+    #[command(after_long_help = super::agent::EXAMPLES)]
+    Agent(Box<AgentArgs>),
 }
 
 const CALL_EXAMPLES: &str = "\

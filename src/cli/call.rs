@@ -8,7 +8,6 @@
 //! *Standard*: `docs/serial.md`, RFC 9113.
 
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,16 +17,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::Ending;
 use super::args::CallArgs;
 use super::print::{PrintError, print};
 use crate::api::wire::MEDIA_TYPE;
-use crate::serial::port::Port;
-use crate::serial::{Timing, link};
+use crate::serial::{Timing, link, port};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -71,14 +67,8 @@ pub(super) async fn call(given: CallArgs) -> Result<Ending, CallError> {
         source,
     };
     let request = request(&given)?;
-    let is_socket = std::fs::metadata(&path).is_ok_and(|found| found.file_type().is_socket());
-    let status = if is_socket {
-        let line = UnixStream::connect(&path).await.map_err(open)?;
-        exchange(line, request, &given).await?
-    } else {
-        let line = Port::open(&path).map_err(open)?;
-        exchange(line, request, &given).await?
-    };
+    let line = port::open(&path).await.map_err(open)?;
+    let status = exchange(line, request, &given).await?;
     if status.is_success() {
         return Ok(Ending::Done);
     }
@@ -113,7 +103,7 @@ fn request(given: &CallArgs) -> Result<Request<Body>, CallError> {
 
 /// Sends a request over a line and prints its answer.
 async fn exchange(
-    line: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    line: Box<dyn port::Way>,
     request: Request<Body>,
     given: &CallArgs,
 ) -> Result<StatusCode, CallError> {

@@ -3,10 +3,17 @@
 use std::error::Error;
 use std::io;
 
+#[cfg(feature = "agent")]
+use crate::agent::AgentError;
+
+#[cfg(feature = "agent")]
+use super::agent::AskError;
 use super::call::CallError;
 #[cfg(feature = "host")]
 use super::host::HostError;
 use super::print::PrintError;
+#[cfg(feature = "agent")]
+use super::shield_flags::FlagsError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +25,18 @@ pub(super) enum CliError {
     /// A request over a serial port failed.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The agent ended with an error.
+    #[cfg(feature = "agent")]
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// Asking the agent failed.
+    #[cfg(feature = "agent")]
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// Flags that make no shield.
+    #[cfg(feature = "agent")]
+    #[error(transparent)]
+    Flags(#[from] FlagsError),
     /// The answer could not be printed.
     #[error(transparent)]
     Print(#[from] PrintError),

@@ -7,12 +7,15 @@
 //! *Caller's duty*: scripts read the JSON; tables may change.
 //! *Standard*: none.
 
+#[cfg(feature = "agent")]
+mod agent;
 mod args;
 mod call;
 mod error;
 #[cfg(feature = "host")]
 mod host;
 mod print;
+mod shield_flags;
 mod table;
 
 use std::process::ExitCode;
@@ -50,6 +53,8 @@ fn run(command: Command) -> Result<Ending, CliError> {
         #[cfg(feature = "host")]
         Command::Host(command) => host::run(command),
         Command::Call(call) => talk(call::call(call)),
+        #[cfg(feature = "agent")]
+        Command::Agent(agent) => agent::run(*agent),
     }
 }
 

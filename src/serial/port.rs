@@ -1,7 +1,8 @@
 //! The guest's end: the character device of a virtio-serial port.
 //!
 //! *Promises*: an `AsyncRead + AsyncWrite` that lasts: a host that is not connected, or goes
-//! and comes back, is a pause, not the end.
+//! and comes back, is a pause, not the end. [`open`] takes a unix socket that leads to a port
+//! as well; there a host that goes is the end.
 //! *Refuses*: to share the port: the kernel lets one process open it (EBUSY).
 //! *Caller's duty*: one task reads and writes, on a tokio runtime with I/O and time.
 //! *Standard*: virtio 1.3 section 5.3; Linux `drivers/char/virtio_console.c`.
@@ -13,7 +14,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,10 +23,29 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 /// How often is looked whether the host is there again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What bytes go through, both ways.
+pub trait Way: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Way for T {}
+
+/// Opens what is at `path`: a port's device, or a unix socket that leads to a port.
+///
+/// # Errors
+/// It is not there, or another process has it. (Who listens on a socket and serves another
+/// process takes the connection, and ends it.)
+pub async fn open(path: &Path) -> io::Result<Box<dyn Way>> {
+    let is_socket = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket {
+        Ok(Box::new(UnixStream::connect(path).await?))
+    } else {
+        Ok(Box::new(Port::open(path)?))
+    }
+}
 
 /// An open port.
 #[derive(Debug)]

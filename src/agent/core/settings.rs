@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::config::Prefix;
+use crate::api::Prefix;
 use crate::api::session::HandOver;
 
 /// What the agent does at all.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::api::{ApiError, ClientError};
 use crate::backend::BackendError;
 use crate::cli::print::PrintError;
+use crate::cli::shield_flags::FlagsError;
 use crate::controller::ControllerError;
 use crate::relay::RelayError;
 use crate::up::UpError;
@@ -58,12 +59,9 @@ pub(in crate::cli) enum HostError {
         /// Which.
         key: String,
     },
-    /// A shield that polices, without a rate.
-    #[error("a shield that polices needs --packet-rate or --bit-rate")]
-    WhichRate,
-    /// A rate for a shield that does not police.
-    #[error("--packet-rate, --bit-rate and --burst are for --action police")]
-    NoRate,
+    /// Flags that make no shield.
+    #[error(transparent)]
+    Flags(#[from] FlagsError),
     /// The answer could not be printed.
     #[error(transparent)]
     Print(#[from] PrintError),
