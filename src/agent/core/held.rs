@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::moment::Moment;
 use super::paths::{Path, Search};
 use super::reason::Reason;
-use super::watch::History;
+use super::watch::{History, Known};
 use crate::agent::connection::{Connection, Counters};
 use crate::api::state::Traffic;
 
@@ -82,6 +82,8 @@ pub struct Held {
     pub history: History,
     /// The look at the table that saw it last.
     pub scan: u32,
+    /// News of it have come, so its end will be told, too.
+    pub is_heard: bool,
     /// When its proof was asked for, …
     pub asked: Moment,
     /// … and what the guest had forwarded of each direction then.
@@ -113,13 +115,12 @@ pub struct Held {
 
 impl Held {
     /// A connection whose ways are to be found.
-    pub fn new(
-        connection: Connection,
-        full: Duration,
-        history: History,
-        search: Search,
-        now: Moment,
-    ) -> Self {
+    pub fn new(connection: Connection, known: Known, search: Search, now: Moment) -> Self {
+        let Known {
+            full,
+            is_heard,
+            history,
+        } = known;
         Self {
             connection: Arc::new(connection),
             full,
@@ -131,6 +132,7 @@ impl Held {
             doom: None,
             history,
             scan: 0,
+            is_heard,
             asked: now,
             guest_then: [0; 2],
             is_over: [false; 2],

@@ -43,6 +43,10 @@ pub struct Element {
     pub rate_min: Option<u32>,
     /// The age that its policy asks of one.
     pub age_min: Option<Duration>,
+    /// Sessions that it may have at once.
+    pub sessions_max: Option<u32>,
+    /// Sessions that it may ask for in a second.
+    pub asks_per_second: Option<u32>,
 }
 
 /// What an interface is on the wire.
@@ -233,10 +237,14 @@ impl Finder<'_> {
         }
     }
 
-    /// The vNIC that a device is: by its place on the bus, and where the host or the guest does
+    /// The vNIC that a device is: as the owner says, by its place on the bus, and where the host or the guest does
     /// not tell that, by its MAC, if only one vNIC has it.
     fn vnic(&self, link: &Link) -> Result<&Vnic, Reason> {
         let vnics = &self.element.vnics;
+        if let Some(name) = self.switches.vnics.get(&link.name) {
+            let named = vnics.iter().find(|vnic| vnic.name == *name);
+            return named.ok_or(Reason::ForeignInterface);
+        }
         let bus_path = match &link.kind {
             LinkKind::Device { bus_path } => bus_path.as_deref(),
             _ => None,
@@ -298,6 +306,18 @@ mod tests {
         let mut twice = element();
         twice.vnics[1].mac = mac(2);
         let ports = Ports::new(&links, &twice, &Switches::default());
+        assert_eq!(ports.get(LAN), Err(Reason::ForeignInterface));
+    }
+
+    #[test]
+    fn what_the_owner_says_of_an_interface_overrules_its_place_and_mac() {
+        let said = |vnic: &str| Switches {
+            vnics: [("lan".to_owned(), vnic.to_owned())].into(),
+            ..Switches::default()
+        };
+        let ports = Ports::new(&links(), &element(), &said("v-wan"));
+        assert_eq!(&*ports.get(LAN).unwrap().vnic, "v-wan");
+        let ports = Ports::new(&links(), &element(), &said("unknown"));
         assert_eq!(ports.get(LAN), Err(Reason::ForeignInterface));
     }
 

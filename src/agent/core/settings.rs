@@ -5,6 +5,7 @@
 //! *Caller's duty*: none.
 //! *Standard*: none.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use crate::api::session::HandOver;
 pub enum Mode {
     /// It offloads.
     #[default]
-    Offload,
+    On,
     /// It decides and tells what it would offload, and asks for nothing.
     Observe,
     /// It asks for nothing new; what is offloaded stays, and is revoked as ever.
@@ -64,6 +65,9 @@ pub struct Switches {
     pub opt_in: Option<Mark>,
     /// Only connections with the `opt_in` mark are offloaded.
     pub is_opt_in_only: bool,
+    /// The vNICs of interfaces for which neither their place on the bus nor their MAC says it, by
+    /// name: interface, vNIC.
+    pub vnics: BTreeMap<String, String>,
     /// Interfaces that are left alone, by name; `*` at the end stands for any text.
     pub interfaces_off: Vec<String>,
     /// Connections from or to these addresses, translated or not, are left alone.
@@ -116,7 +120,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            mode: Mode::Offload,
+            mode: Mode::On,
             switches: Switches::default(),
             age_min: Duration::from_secs(1),
             rate_min: 20,

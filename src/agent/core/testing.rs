@@ -116,7 +116,6 @@ pub fn element() -> Element {
             vnic("v-lan", "0000:00:02.0", 2),
             vnic("v-wan", "0000:00:03.0", 3),
         ],
-        rate_min: None,
-        age_min: None,
+        ..Element::default()
     }
 }

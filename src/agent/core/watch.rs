@@ -67,6 +67,18 @@ impl History {
     }
 }
 
+/// What is known of a connection beyond what conntrack shows now.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Known {
+    /// The longest timeout that was seen.
+    pub full: Duration,
+    /// News of it have come, so its end will be told, too. With `nf_conntrack_events` at 2 that
+    /// is not so for connections that began while nobody listened.
+    pub is_heard: bool,
+    /// What is remembered.
+    pub history: History,
+}
+
 /// A connection that is watched.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Watch {
@@ -78,6 +90,8 @@ struct Watch {
     full: Duration,
     /// The look at the table that saw it last.
     scan: u32,
+    /// News of it have come, so its end will be told, too.
+    is_heard: bool,
     history: Option<Box<History>>,
 }
 
@@ -101,12 +115,7 @@ pub enum Look {
         put_off: Option<Reason>,
     },
     /// Ask for it; it is not watched any more.
-    Due {
-        /// Its longest timeout.
-        full: Duration,
-        /// What is remembered.
-        history: History,
-    },
+    Due(Known),
 }
 
 /// Two looks at a connection that are closer together tell nothing of its rate.
@@ -148,9 +157,11 @@ impl Watches {
     /// Takes note of a connection that was not there before, or became eligible only now, so that
     /// it had no packets worth counting.
     pub fn begin(&mut self, id: Id, connection: &Connection, scan: u32, now: Moment) {
-        if let Some(watch) = self.place(id, now)
-            && watch.packets.is_none()
-        {
+        let Some(watch) = self.place(id, now) else {
+            return;
+        };
+        watch.is_heard = true;
+        if watch.packets.is_none() {
             watch.packets = connection.counters.is_some().then(|| packets(connection));
             watch.packets.get_or_insert(0);
             watch.scan = scan;
@@ -204,12 +215,13 @@ impl Watches {
                 put_off,
             };
         }
-        let full = watch.full;
+        let (full, is_heard) = (watch.full, watch.is_heard);
         let watch = self.by_id.remove(&id).and_then(|watch| watch.history);
-        Look::Due {
+        Look::Due(Known {
             full,
+            is_heard,
             history: watch.map_or_else(History::default, |of| *of),
-        }
+        })
     }
 
     /// Takes a connection back that was asked for.
@@ -217,15 +229,16 @@ impl Watches {
         &mut self,
         id: Id,
         connection: &Connection,
-        full: Duration,
-        history: History,
+        known: Known,
         scan: u32,
         now: Moment,
     ) {
         if let Some(watch) = self.place(id, now) {
             watch.packets = connection.counters.map(|_| packets(connection));
-            watch.full = full;
+            watch.full = known.full;
             watch.scan = scan;
+            watch.is_heard = known.is_heard;
+            let history = known.history;
             watch.history = (history != History::default()).then(|| Box::new(history));
         }
     }
@@ -258,6 +271,7 @@ impl Watches {
                 packets: None,
                 full: Duration::ZERO,
                 scan: 0,
+                is_heard: false,
                 history: None,
             })),
         }
@@ -299,7 +313,7 @@ mod tests {
     fn look(watches: &mut Watches, connection: &Connection, millis: u64) -> bool {
         let now = Moment(millis);
         let look = watches.look(Id::of(connection), connection, 1, LEAST, 0, now);
-        matches!(look, Look::Due { .. })
+        matches!(look, Look::Due(_))
     }
 
     #[test]

@@ -57,9 +57,9 @@ impl Core {
                     self.reasons.add(reason);
                 }
             }
-            Look::Due { full, history } => {
+            Look::Due(known) => {
                 self.has_moved = true;
-                self.hold(id, connection, full, history, now);
+                self.hold(id, connection, known, now);
             }
         }
     }
@@ -70,7 +70,9 @@ impl Core {
         self.statistics.scan_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.gone_meanwhile.clear();
         self.gone_meanwhile.shrink_to(1024);
-        let has_moved = std::mem::take(&mut self.has_moved);
+        // Of those only the table tells the end.
+        let has_unheard = self.held.values().any(|held| !held.is_heard);
+        let has_moved = std::mem::take(&mut self.has_moved) || has_unheard;
         self.pace.end(now, took, has_moved);
         let reasons = std::mem::take(&mut self.reasons);
         if !is_whole {
@@ -114,13 +116,13 @@ impl Core {
         if self.scans_whole == 0 || !self.held.is_empty() {
             return true;
         }
-        let may_ask = matches!(self.settings.mode, Mode::Offload | Mode::Observe);
+        let may_ask = matches!(self.settings.mode, Mode::On | Mode::Observe);
         may_ask && (self.watches.count() > 0 || !self.news.are_followed())
     }
 
     /// Nothing is due while nothing may be asked for, or too little is known to ask.
     fn thresholds_now(&self) -> Thresholds {
-        let may_ask = matches!(self.settings.mode, Mode::Offload | Mode::Observe);
+        let may_ask = matches!(self.settings.mode, Mode::On | Mode::Observe);
         if may_ask && self.is_informed() {
             return self.thresholds();
         }
@@ -132,7 +134,8 @@ impl Core {
 
     fn changed(&mut self, connection: Connection, now: Moment) {
         let id = Id::of(&connection);
-        if self.held.contains_key(&id) {
+        if let Some(held) = self.held.get_mut(&id) {
+            held.is_heard = true;
             return self.seen_again(id, connection, now);
         }
         let is_tcp = connection.original.protocol == protocol::TCP;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Action, After, Core, Element, Id, Mode, Moment, Reason, Stage};
 use crate::agent::core::action::{CallError, Offered, Outcome, Reprove};
+use crate::agent::core::pace::Meter;
 use crate::agent::core::request;
 use crate::api::offload::ENTRIES_MAX;
 use crate::api::{Session, SessionKey};
@@ -144,7 +145,7 @@ impl Core {
         }
         let wants_more = line.wants_epoch || line.wants_element || line.wants_sync;
         let add = (line.call.is_none() && wants_more).then_some(line.retry.at);
-        let may_offer = self.settings.mode == Mode::Offload && line.call.is_none();
+        let may_offer = self.settings.mode == Mode::On && line.call.is_none();
         let offer =
             (may_offer && !self.ready.is_empty()).then(|| line.retry.at.max(self.ask.due()));
         // Nothing is there to be taken back until the new epoch is open.
@@ -412,10 +413,13 @@ impl Core {
 
     /// The next connections that are ready, as many as may be asked for.
     fn offer(&mut self, now: Moment) -> Option<(Call, Action)> {
-        if self.settings.mode != Mode::Offload {
+        if self.settings.mode != Mode::On {
             return None;
         }
-        let room = self.ask.room(now);
+        let mut room = self.ask.room(now).min(self.ready.len());
+        if let Some(meter) = &mut self.ask_meter {
+            room = meter.take(room, now);
+        }
         let mut ids = Vec::new();
         let mut sessions = Vec::new();
         while sessions.len() < room {
@@ -505,6 +509,8 @@ impl Core {
             Ok(element) => {
                 self.line.retry.succeeded();
                 self.line.wants_element = false;
+                let rate = element.asks_per_second.filter(|rate| *rate > 0);
+                self.ask_meter = rate.map(Meter::new);
                 self.element = element;
                 self.map_ports(now);
             }

@@ -36,7 +36,7 @@ use super::reason::{Reason, Reasons};
 use super::settings::{Mode, Settings};
 use super::snapshot::Snapshot;
 use super::statistics::Statistics;
-use super::watch::{History, Thresholds, Watches};
+use super::watch::{Known, Thresholds, Watches};
 use crate::agent::connection::{Connection, Tuple};
 use crate::agent::network::{Hazard, IfIndex, Links};
 use host::Line;
@@ -57,10 +57,8 @@ pub struct Core {
     rules: Rules,
     /// Counts changes of interfaces and routes.
     world: u32,
-    must_read_links: bool,
-    must_read_hazards: bool,
-    has_links: bool,
-    has_hazards: bool,
+    links_read: Reading,
+    hazards_read: Reading,
     // Connections.
     watches: Watches,
     held: HashMap<Id, Held>,
@@ -90,10 +88,50 @@ pub struct Core {
     staged: VecDeque<Id>,
     staged_meter: Meter,
     ask: AskPace,
+    /// What the element's policy lets through.
+    ask_meter: Option<Meter>,
     is_pressed: bool,
     lease: Duration,
     tell: VecDeque<Id>,
     statistics: Statistics,
+}
+
+/// Something of the kernel's that is read as a whole, one time after the other: what was read
+/// last is what counts.
+#[derive(Debug)]
+struct Reading {
+    is_due: bool,
+    is_under_way: bool,
+    is_known: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            is_due: true,
+            is_under_way: false,
+            is_known: false,
+        }
+    }
+}
+
+impl Reading {
+    /// Whether it is to be read now.
+    const fn begin(&mut self) -> bool {
+        let begins = self.is_due && !self.is_under_way;
+        if begins {
+            self.is_due = false;
+            self.is_under_way = true;
+        }
+        begins
+    }
+
+    /// It was read, or could not be.
+    const fn end(&mut self, is_read: bool) {
+        self.is_under_way = false;
+        self.is_known |= is_read;
+        self.is_due |= !is_read;
+    }
 }
 
 /// A neighbour that sessions go to.
@@ -114,10 +152,8 @@ impl Core {
             hazards: Vec::new(),
             rules: Rules::default(),
             world: 0,
-            must_read_links: true,
-            must_read_hazards: true,
-            has_links: false,
-            has_hazards: false,
+            links_read: Reading::default(),
+            hazards_read: Reading::default(),
             watches: Watches::new(settings.watched_max),
             held: HashMap::new(),
             by_tuple: HashMap::new(),
@@ -142,6 +178,7 @@ impl Core {
             staged: VecDeque::new(),
             staged_meter: Meter::new(settings.staged_rate),
             ask: AskPace::default(),
+            ask_meter: None,
             is_pressed: false,
             lease: LEASE_UNTOLD,
             tell: VecDeque::new(),
@@ -155,10 +192,10 @@ impl Core {
         self.fire(now);
         let mut actions = Vec::new();
         self.act_on_table(now, &mut actions);
-        if std::mem::take(&mut self.must_read_links) {
+        if self.links_read.begin() {
             actions.push(Action::ReadLinks);
         }
-        if std::mem::take(&mut self.must_read_hazards) {
+        if self.hazards_read.begin() {
             actions.push(Action::ReadHazards);
         }
         self.act_on_kernel(&mut actions);
@@ -186,7 +223,7 @@ impl Core {
             return;
         }
         let ends = |held: &Held| match (&held.stage, mode) {
-            (Stage::Leaving(_), _) | (Stage::Searching(_), Mode::Offload | Mode::Observe) => false,
+            (Stage::Leaving(_), _) | (Stage::Searching(_), Mode::On | Mode::Observe) => false,
             (Stage::Observed, _) => mode != Mode::Observe,
             (_, Mode::Off | Mode::Observe) => true,
             (Stage::Searching(_) | Stage::Ready, Mode::Pause) => true,
@@ -208,17 +245,10 @@ impl Core {
     }
 
     /// Begins to hold a connection, unless another one of its tuple is held.
-    fn hold(
-        &mut self,
-        id: Id,
-        connection: Connection,
-        full: Duration,
-        history: History,
-        now: Moment,
-    ) {
+    fn hold(&mut self, id: Id, connection: Connection, known: Known, now: Moment) {
         let tuple = (connection.zone, connection.original);
         let older = self.by_tuple.get(&tuple).copied();
-        if older.is_some() || self.held.len() >= self.settings.sessions_max {
+        if older.is_some() || self.held.len() >= self.sessions_max() {
             // The table cannot have two of one tuple: the older one is gone, and comes back only
             // as this one.
             if let Some(older) = older.filter(|older| *older != id) {
@@ -226,16 +256,24 @@ impl Core {
             }
             self.statistics.crowded += 1;
             let scan = self.scan;
-            self.watches
-                .put_back(id, &connection, full, history, scan, now);
+            self.watches.put_back(id, &connection, known, scan, now);
             return;
         }
         let search = Search::new(&connection, &self.ports);
-        let mut held = Held::new(connection, full, history, search, now);
+        let mut held = Held::new(connection, known, search, now);
         held.scan = self.scan;
         self.by_tuple.insert(tuple, id);
         self.held.insert(id, held);
         self.searching.push_back(id);
+    }
+
+    /// How many connections may be held, by the owner's settings and the element's policy.
+    fn sessions_max(&self) -> usize {
+        let own = self.settings.sessions_max;
+        let policy = self.element.sessions_max.map(usize::try_from);
+        policy
+            .and_then(Result::ok)
+            .map_or(own, |policy| own.min(policy))
     }
 
     /// Takes a connection back from the host, or lets it go if the host does not have it.
@@ -287,9 +325,14 @@ impl Core {
                 }
             }
         }
-        let (full, scan) = (held.full, self.scan);
+        let known = Known {
+            full: held.full,
+            is_heard: held.is_heard,
+            history: held.history,
+        };
+        let scan = self.scan;
         self.watches
-            .put_back(id, &held.connection, full, held.history, scan, now);
+            .put_back(id, &held.connection, known, scan, now);
     }
 
     fn unhop(&mut self, id: Id, held: &Held) {
@@ -462,3 +505,6 @@ const fn is_of_world(reason: Reason) -> bool {
             | Reason::Mtu
     )
 }
+
+#[cfg(test)]
+mod tests;

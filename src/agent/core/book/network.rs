@@ -11,7 +11,7 @@ impl Core {
     pub fn network(&mut self, change: &NetworkChange, now: Moment) {
         match change {
             NetworkChange::Links { gone } => {
-                self.must_read_links = true;
+                self.links_read.is_due = true;
                 if let Some(gone) = gone {
                     self.interface_gone(*gone, now);
                 }
@@ -28,12 +28,12 @@ impl Core {
             }
             NetworkChange::Neighbour { on, address } => self.neighbour_changed(*on, *address),
             NetworkChange::Ruleset => {
-                self.must_read_hazards = true;
+                self.hazards_read.is_due = true;
                 self.revoke_all(now);
             }
             NetworkChange::Lost => {
-                self.must_read_links = true;
-                self.must_read_hazards = true;
+                self.links_read.is_due = true;
+                self.hazards_read.is_due = true;
                 self.world_changed();
                 self.revoke_all(now);
             }
@@ -42,14 +42,14 @@ impl Core {
 
     /// Takes the interfaces as they are.
     pub fn links(&mut self, links: Links, now: Moment) {
-        self.has_links = true;
+        self.links_read.end(true);
         self.links = links;
         self.map_ports(now);
     }
 
     /// Takes what of the ruleset must see every packet.
     pub fn hazards(&mut self, hazards: Vec<Hazard>, now: Moment) {
-        self.has_hazards = true;
+        self.hazards_read.end(true);
         self.hazards.clone_from(&hazards);
         let rules = Rules::new(hazards, &self.settings.switches);
         if rules != self.rules {
@@ -60,13 +60,17 @@ impl Core {
 
     /// Interfaces or ruleset could not be read: they are asked for again.
     pub const fn unread(&mut self, links: bool, hazards: bool) {
-        self.must_read_links |= links;
-        self.must_read_hazards |= hazards;
+        if links {
+            self.links_read.end(false);
+        }
+        if hazards {
+            self.hazards_read.end(false);
+        }
     }
 
     /// Whether enough is known to ask for anything.
     pub(super) fn is_informed(&self) -> bool {
-        self.has_links && self.has_hazards && !self.element.vnics.is_empty()
+        self.links_read.is_known && self.hazards_read.is_known && !self.element.vnics.is_empty()
     }
 
     /// Finds out anew which interface is which vNIC, and takes back what used one that is another

@@ -345,7 +345,7 @@ async fn who_observes_asks_for_nothing_and_shows_what_it_would() {
         sleep(seconds(30)).await;
         assert_eq!(stage.world.borrow().called("offload").len(), 0);
         assert_eq!(stage.show().await.held.get("observed"), Some(&3));
-        stage.set_mode(Mode::Offload).await;
+        stage.set_mode(Mode::On).await;
         stage.until_active(3).await;
         stage.set_mode(Mode::Observe).await;
         stage
@@ -374,7 +374,7 @@ async fn a_pause_keeps_what_there_is_and_off_takes_it_back() {
             .await;
         sleep(seconds(30)).await;
         assert!(stage.world.borrow().live.is_empty());
-        stage.set_mode(Mode::Offload).await;
+        stage.set_mode(Mode::On).await;
         stage.until_active(4).await;
     })
     .await;
