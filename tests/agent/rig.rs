@@ -12,10 +12,12 @@ use crate::support::guest::{Guest, GuestBuilder};
 use crate::support::netns::Netns;
 use crate::support::shunt::{Control, Shunt, agent_binary};
 use crate::support::tagging::AccessPort;
-use crate::support::{Dir, at, eventually};
+use crate::support::{Dir, at, eventually, now, pause};
 
 /// Room for anything that takes seconds on a quiet machine.
 pub const SOON: Duration = Duration::from_secs(40);
+/// From one look to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long sessions outlive the agent.
 pub const LEASE: Duration = Duration::from_secs(5);
 
@@ -186,10 +188,18 @@ impl Rig {
 
     /// Waits until the agent inside is connected to this host.
     pub fn wait_agent(&mut self) {
-        eventually(SOON, "the agent is connected", || {
-            let channel = self.agent_status()["channel"].take();
-            channel["connected"] == true && !channel["epoch"].is_null()
-        });
+        let started = now();
+        loop {
+            let status = self.agent_status();
+            let channel = &status["channel"];
+            if channel["connected"] == true && !channel["epoch"].is_null() {
+                return;
+            }
+            if started.elapsed() > SOON {
+                panic!("not connected: the agent {status}\n{}", self.agent_log());
+            }
+            pause(LOOK_EVERY);
+        }
     }
 
     /// What `shunt agent status --json` says; `Null` while there is no agent.
@@ -237,7 +247,7 @@ impl Rig {
     /// Waits until exactly one session goes to `to`, and both its directions go around the
     /// guest; gives it.
     pub fn wait_offloaded(&mut self, to: SocketAddr) -> Value {
-        let started = crate::support::now();
+        let started = now();
         loop {
             let sessions = self.sessions_to(to);
             if let [session] = sessions.as_slice()
@@ -249,7 +259,7 @@ impl Rig {
                 let (status, log) = (self.agent_status(), self.agent_log());
                 panic!("not offloaded: {to}; sessions {sessions:?}; agent {status}\n{log}");
             }
-            crate::support::pause(Duration::from_millis(20));
+            pause(LOOK_EVERY);
         }
     }
 
