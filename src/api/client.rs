@@ -31,6 +31,7 @@ use super::link::{Link, LinkError};
 use super::offload::{OffloadInput, OffloadOutput};
 use super::path::{OPERATIONS, Resource, stream_path};
 use super::reload::ReloadOutput;
+use super::reprove::{ReproveInput, ReproveOutput};
 use super::session::SessionKey;
 use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::sse::{self, Parser, TooLong};
@@ -182,6 +183,11 @@ impl Client {
     /// Takes sessions back.
     pub async fn withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ClientError> {
         self.call("withdraw", input).await
+    }
+
+    /// Sends sessions back to be proved again.
+    pub async fn reprove(&self, input: ReproveInput) -> Result<ReproveOutput, ClientError> {
+        self.call("reprove", input).await
     }
 
     /// Has the configuration file read again. A change that failed is a result, not an error.

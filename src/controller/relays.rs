@@ -63,6 +63,12 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
             }),
         )
         .route(
+            "/restconf/operations/shunt-offload:reprove",
+            call("reprove", |view, uri, headers, body| {
+                Box::pin(server::reprove(State(view), uri, headers, body))
+            }),
+        )
+        .route(
             "/restconf/operations/shunt-offload:sync",
             call("sync", |view, uri, headers, body| {
                 Box::pin(server::sync(State(view), uri, headers, body))

@@ -27,6 +27,7 @@ use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
 use crate::api::identity::Identity;
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
 use crate::api::reload::ReloadOutput;
+use crate::api::reprove::{ReproveInput, ReproveOutput};
 use crate::api::session::{Session, SessionKey};
 use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{Ports, SessionReport, Statistics, Summary};
@@ -304,6 +305,24 @@ impl View {
         Ok(output)
     }
 
+    async fn do_reprove(&self, input: ReproveInput) -> Result<ReproveOutput, ApiError> {
+        let input = ReproveInput {
+            element: self.meant(input.element.as_deref())?,
+            fence: Some(self.fence),
+            ..input
+        };
+        let all = input.all;
+        let output = self.backend().reprove(input).await.map_err(of_backend)?;
+        let entries = output.result.iter();
+        let entries = entries.map(|one| (&one.key, one.result.name(), None));
+        let mut record = self.record("reprove", entries);
+        if all {
+            record.results.insert("pending", output.reproved);
+        }
+        self.shared.audit.log(record).await;
+        Ok(output)
+    }
+
     async fn do_summary(&self) -> Result<Summary, ApiError> {
         let mut summary = self.backend().summary().await.map_err(of_backend)?;
         summary.element.retain(|one| one.name == self.name());
@@ -395,6 +414,10 @@ impl Control for View {
 
     fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput> {
         Box::pin(self.do_withdraw(input))
+    }
+
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(self.do_reprove(input))
     }
 
     /// No element's business; there is no route to it.

@@ -16,8 +16,11 @@
 //! it; another packet if it differs from the last eight different ones. The first packet seen of a flow
 //! is never distinct, because what entered the guest before the request is unknown.
 //!
+//! A flow that control sends back to be proved again is in another *round*: frames parked for
+//! it go to the guest, and no packet that the guest had got before makes it active.
+//!
 //! *Promises*: a flow becomes active only after the guest sent a frame that is exactly
-//! its rewrite. In ordered mode and behind a guest that keeps a flow's packets in order
+//! its rewrite, in this round. In ordered mode and behind a guest that keeps a flow's packets in order
 //! (it may drop, merge, split and repeat them), nothing overtakes. Parked frames are
 //! bounded in number, bytes and time, summed over the element's flows, and never lost.
 //! Nothing is allocated after [`HandOver::new`]; every call takes constant time but
@@ -50,8 +53,8 @@ use std::time::Duration;
 pub use self::answers::{
     FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
 };
-use self::records::Records;
-use super::entry::FlowRef;
+use self::records::{Record, Records};
+use super::entry::{FlowRef, Stand};
 use super::table::Pin;
 use super::{FlowId, FlowState, HandOverMode, Moment};
 use crate::packet::{MacAddr, Marker};
@@ -102,13 +105,18 @@ impl HandOver {
         now: Moment,
     ) -> Ingress {
         let now = self.clock(now);
-        let state = flow.state();
+        let stand = flow.stand();
+        let state = stand.state();
         if state == FlowState::Closing || state == FlowState::Active {
             return self.not_waiting(flow.id());
         }
         // The session is not idle while the guest carries it.
         flow.count(0, 0, now.millis() as u32);
         let place = self.records.obtain(flow.id());
+        if self.begin_round(place, stand, now) {
+            self.punt(place, marker, now);
+            return Ingress::ReleaseThenPunt;
+        }
         let record = self.records.peek(place);
         let draining = state == FlowState::Draining && record.distinct;
         // A marker older than the bound is lost in the guest: waiting for it would only
@@ -138,19 +146,23 @@ impl HandOver {
         now: Moment,
     ) -> GuestSent {
         let now = self.clock(now);
-        let state = flow.state();
+        let stand = flow.stand();
+        let state = stand.state();
         if state == FlowState::Closing || state == FlowState::Active {
             return GuestSent::Nothing;
         }
         let place = self.records.obtain(flow.id());
-        self.leaves(place, marker, now);
+        if self.begin_round(place, stand, now) {
+            return GuestSent::Disproved { release: true };
+        }
+        let timed = self.leaves(place, marker, now);
         let proves = exact
             && flow.takes_macs(dst_mac, src_mac)
             && !dst_mac.is_group()
             && !src_mac.is_group();
         if state == FlowState::Draining {
             if !proves || flow.macs() != (dst_mac, src_mac) {
-                return self.disproved(flow, place, now);
+                return self.disproved(flow, stand, place, now);
             }
         } else {
             if !proves {
@@ -161,11 +173,13 @@ impl HandOver {
         }
         let record = self.records.peek(place);
         let out = record.distinct && record.last.is_some_and(|last| seen::reaches(marker, last));
-        if out || flow.mode() == HandOverMode::Prompt {
-            return self.activate(flow, state, place);
+        // What was in the guest when the flow was sent back to be proved again proves nothing.
+        let entered_since = stand.round() == 0 || timed;
+        if out || (flow.mode() == HandOverMode::Prompt && entered_since) {
+            return self.activate(flow, stand, place);
         }
         if state == FlowState::Pending && now >= record.retry_at {
-            flow.transition(FlowState::Pending, FlowState::Draining);
+            flow.advance(stand, FlowState::Draining);
         }
         GuestSent::Nothing
     }
@@ -195,14 +209,16 @@ impl HandOver {
         }
     }
 
-    /// Looks again at flows with parked frames, after sessions have closed; `release` is
+    /// Looks again at flows with parked frames, after sessions have closed or were sent back; `release` is
     /// told what to move, in order.
     pub fn revisit(&mut self, pin: &Pin<'_>, mut release: impl FnMut(Release)) {
         let mut at = self.records.oldest_parked();
         while let Some(place) = at {
             at = self.records.next_parked(place);
-            let flow = self.records.peek(place).flow;
-            if state(pin, flow) != Some(FlowState::Draining) {
+            let Record { flow, round, .. } = *self.records.peek(place);
+            let stand = pin.by_id(flow).map(FlowRef::stand);
+            let drains = |stand: Stand| stand.state() == FlowState::Draining;
+            if !stand.is_some_and(|stand| drains(stand) && stand.round() == round) {
                 self.drop_record(place);
                 let to = ReleaseTo::Guest;
                 release(Release { flow, to });
@@ -319,27 +335,49 @@ impl HandOver {
     }
 
     /// Notes a packet that has left the guest, and times it.
-    fn leaves(&mut self, place: u32, marker: Marker, now: Moment) {
+    /// Says whether it was one that was to be timed, or came behind that.
+    fn leaves(&mut self, place: u32, marker: Marker, now: Moment) -> bool {
         let record = self.records.get(place);
         record.seen.leaves(marker);
-        if let Some((probe, since)) = record.probe
-            && seen::reaches(marker, probe)
-        {
-            record.probe = None;
-            let us = u64::try_from(now.since(since).as_micros()).unwrap_or(u64::MAX);
-            let stats = &mut self.stats;
-            stats.transit_us_last = us;
-            stats.transit_us_max = stats.transit_us_max.max(us);
-            stats.transit_us_ewma = match stats.transit_us_ewma {
-                0 => us,
-                ewma => ewma - ewma / 8 + us / 8,
-            };
-        }
+        let Some((_, since)) = record
+            .probe
+            .take_if(|(probe, _)| seen::reaches(marker, *probe))
+        else {
+            return false;
+        };
+        let us = u64::try_from(now.since(since).as_micros()).unwrap_or(u64::MAX);
+        let stats = &mut self.stats;
+        stats.transit_us_last = us;
+        stats.transit_us_max = stats.transit_us_max.max(us);
+        stats.transit_us_ewma = match stats.transit_us_ewma {
+            0 => us,
+            ewma => ewma - ewma / 8 + us / 8,
+        };
+        true
     }
 
-    fn activate(&mut self, flow: FlowRef<'_>, from: FlowState, place: u32) -> GuestSent {
-        if !flow.transition(from, FlowState::Active) {
-            // It is closing: what is parked goes to the guest when that is looked at.
+    /// A record of an earlier round is the present one's from now on: what the guest has got
+    /// before no longer tells when it is empty. Whether frames were parked, which go to the
+    /// guest; the last of them does tell.
+    fn begin_round(&mut self, place: u32, stand: Stand, now: Moment) -> bool {
+        if self.records.peek(place).round == stand.round() {
+            return false;
+        }
+        let released = self.return_parked(place, now);
+        let record = self.records.get(place);
+        record.round = stand.round();
+        record.probe = None;
+        if !released {
+            record.last = None;
+            record.distinct = false;
+        }
+        released
+    }
+
+    fn activate(&mut self, flow: FlowRef<'_>, from: Stand, place: u32) -> GuestSent {
+        if !flow.advance(from, FlowState::Active) {
+            // It is closing, or to be proved again: what is parked goes to the guest when that
+            // is looked at.
             return GuestSent::Nothing;
         }
         let frames = self.drop_accounts(place);
@@ -356,8 +394,8 @@ impl HandOver {
         }
     }
 
-    fn disproved(&mut self, flow: FlowRef<'_>, place: u32, now: Moment) -> GuestSent {
-        if !flow.transition(FlowState::Draining, FlowState::Pending) {
+    fn disproved(&mut self, flow: FlowRef<'_>, from: Stand, place: u32, now: Moment) -> GuestSent {
+        if !flow.advance(from, FlowState::Pending) {
             return GuestSent::Nothing;
         }
         self.stats.disproved += 1;
@@ -370,7 +408,10 @@ impl HandOver {
     fn bound(&mut self, flow: FlowRef<'_>, place: u32, now: Moment) -> bool {
         self.stats.drain_bounds += 1;
         let id = flow.id();
-        if self.limits.forced && flow.transition(FlowState::Draining, FlowState::Active) {
+        let stand = flow.stand();
+        let drains =
+            stand.state() == FlowState::Draining && stand.round() == self.records.peek(place).round;
+        if drains && self.limits.forced && flow.advance(stand, FlowState::Active) {
             let frames = self.drop_accounts(place);
             self.records.forget(place);
             self.stats.released_to_egress += u64::from(frames);
@@ -383,7 +424,7 @@ impl HandOver {
             });
             return true;
         }
-        if !flow.transition(FlowState::Draining, FlowState::Pending) {
+        if !drains || !flow.advance(stand, FlowState::Pending) {
             self.drop_record(place);
             return false;
         }

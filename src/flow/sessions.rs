@@ -27,6 +27,7 @@
 
 mod activity;
 mod book;
+mod reprove;
 mod settle;
 mod sync;
 mod view;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 pub use self::activity::{HandedOver, Moved};
 use self::book::Book;
+pub use self::reprove::Reproof;
 pub use self::sync::Swept;
 use self::sync::Syncing;
 pub use self::view::{DirectionView, SessionView};
@@ -331,12 +333,22 @@ impl Sessions {
         };
         match event {
             FlowEvent::Activated {
-                transit, forced, ..
+                flow,
+                transit,
+                forced,
             } => {
                 if let Some(entry) = self.entry_mut(slot) {
                     entry.transit = transit.or(entry.transit);
                 }
-                self.activated(slot, direction, transit, forced);
+                // It may have been sent back to be proved again since.
+                let waits = |state| matches!(state, FlowState::Pending | FlowState::Draining);
+                if !self
+                    .writer
+                    .flow(flow)
+                    .is_some_and(|flow| waits(flow.state()))
+                {
+                    self.activated(slot, direction, transit, forced);
+                }
                 self.stats.forced += u64::from(forced);
                 self.stats.drain_bounds += u64::from(forced);
             }

@@ -107,12 +107,16 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
     // B's session by its key: to `a` there is none.
     let withdrawn = call(&a, "withdraw", json!({ "key": ["of-b"] })).await;
     assert_eq!(results(&withdrawn)[0].0, "absent");
+    let reproved = call(&a, "reprove", json!({ "key": ["of-b"] })).await;
+    assert_eq!(results(&reproved)[0].0, "absent");
     // B's name in the input of every operation.
     for (name, mut leaves) in [
         ("open-epoch", json!({})),
         ("offload", json!({ "session": [session("b", "more", 2)] })),
         ("withdraw", json!({ "all": true })),
         ("withdraw", json!({ "key": ["of-b"] })),
+        ("reprove", json!({ "all": true })),
+        ("reprove", json!({ "key": ["of-b"] })),
         ("sync", json!({ "begin": [null] })),
         ("shield", json!({ "shield": [shield("all", None)] })),
         ("unshield", json!({ "all": true })),
@@ -167,6 +171,13 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
     )
     .await;
     assert_eq!(results(&again)[0].0, "unchanged");
+    let reproved = call(&b, "reprove", json!({ "key": ["of-b", "nobody's"] })).await;
+    let said: Vec<_> = results(&reproved).into_iter().map(|one| one.0).collect();
+    assert_eq!(said, ["pending", "absent"]);
+    world.logs("what was to be proved again", |line| {
+        let results = &line["results"];
+        line["action"] == "reprove" && line["element"] == "b" && results["pending"] == 1
+    });
     for (what, action, status) in [
         ("other names in operations", "withdraw", 404),
         ("other names in sync", "sync", 404),

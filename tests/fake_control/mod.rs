@@ -19,8 +19,9 @@ use shunt::api::state::{
 };
 use shunt::api::{
     Answer, ApiError, Control, ControlSocket, OffloadInput, OffloadOutput, OffloadResult, Ports,
-    SessionKey, SessionPage, SessionReport, Statistics, Summary, VnicNames, WithdrawInput,
-    WithdrawOutput, WithdrawResult, WithdrawStatus, from_request, serve, to_request,
+    ReproveInput, ReproveOutput, ReproveResult, ReproveStatus, SessionKey, SessionPage,
+    SessionReport, Statistics, Summary, VnicNames, WithdrawInput, WithdrawOutput, WithdrawResult,
+    WithdrawStatus, from_request, serve, to_request,
 };
 use shunt::flow::shield::{Asked, ShieldBook};
 use shunt::flow::{CloseCode, Moment, Outcome, SessionId, SessionRequest};
@@ -152,6 +153,27 @@ impl Control for Fake {
                 };
                 output.withdrawn += u64::from(result == WithdrawStatus::Withdrawn);
                 output.result.push(WithdrawResult { key, result });
+            }
+            Ok(output)
+        })
+    }
+
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(async move {
+            check(input.element.as_deref().unwrap_or(ELEMENT))?;
+            let sessions = self.sessions.lock().await;
+            let mut output = ReproveOutput::default();
+            if input.all {
+                output.reproved = sessions.len() as u64;
+            }
+            for key in input.key {
+                let is_there = sessions.contains_key(key.as_str());
+                output.reproved += u64::from(is_there);
+                let result = match is_there {
+                    true => ReproveStatus::Pending,
+                    false => ReproveStatus::Absent,
+                };
+                output.result.push(ReproveResult { key, result });
             }
             Ok(output)
         })

@@ -20,6 +20,8 @@ const NIL: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub flow: FlowId,
+    /// The flow's round ([`Stand::round`](crate::flow::Stand)) that this is about.
+    pub round: u8,
     pub seen: Seen,
     /// The packet that went to the guest last.
     pub last: Option<Marker>,
@@ -92,6 +94,7 @@ impl Records {
         }
         let fresh = Record {
             flow,
+            round: 0,
             seen: Seen::default(),
             last: None,
             last_at: Moment(0),

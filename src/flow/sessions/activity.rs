@@ -118,7 +118,7 @@ impl Sessions {
     }
 
     /// Both flows of the session at a place, if they are in the table.
-    fn flows(&self, place: u32) -> Option<[FlowRef<'_>; 2]> {
+    pub(super) fn flows(&self, place: u32) -> Option<[FlowRef<'_>; 2]> {
         if let Some(slot) = self.book.flow(place) {
             let original = self.writer.in_slot(slot)?;
             return Some([original, original.partner()?]);

@@ -290,6 +290,27 @@ impl Book {
         self.folded(slot).is_some() || self.opened(slot).is_some_and(goes_on)
     }
 
+    /// Whether a session that is not ending is vouched, and which of its flows count as waiting.
+    pub(super) fn proof(&self, slot: u32) -> Option<(bool, [bool; 2])> {
+        if let Some(record) = self.folded(slot) {
+            return Some((record.has(VOUCHED), WAITING.map(|bit| record.has(bit))));
+        }
+        let entry = self.opened(slot).filter(|_| self.is_wanted(slot))?;
+        Some((entry.request.vouched, entry.waiting))
+    }
+
+    /// Its flows count as waiting, or not.
+    pub(super) fn set_waiting(&mut self, slot: u32, waiting: [bool; 2]) {
+        if self.folded(slot).is_some() {
+            let flags = &mut self.records[slot as usize].flags;
+            for (bit, waits) in WAITING.into_iter().zip(waiting) {
+                *flags = *flags & !bit | if waits { bit } else { 0 };
+            }
+        } else if let Some(entry) = self.opened_mut(slot) {
+            entry.waiting = waiting;
+        }
+    }
+
     /// An open entry.
     pub(super) fn opened(&self, slot: u32) -> Option<&Entry> {
         self.open.get(&slot).map(|entry| &**entry)

@@ -515,7 +515,7 @@ impl Sessions {
     }
 
     /// Release: whoever sees the new number sees the closed flows.
-    fn look_again(&self) {
+    pub(super) fn look_again(&self) {
         self.signals.revisit.fetch_add(1, Ordering::Release);
     }
 }

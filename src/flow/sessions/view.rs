@@ -17,7 +17,8 @@ pub struct DirectionView {
     pub state: FlowState,
     /// What it has forwarded, flows that were replaced included.
     pub totals: Totals,
-    /// Destination and source MAC on egress; zero until they are learned.
+    /// Destination and source MAC on egress; zero until they are learned, and while they are to
+    /// be learned anew.
     pub macs: (MacAddr, MacAddr),
 }
 
@@ -91,7 +92,7 @@ impl Sessions {
                     DirectionView {
                         state: flow.state(),
                         totals,
-                        macs: flow.macs(),
+                        macs: flow.macs_known(),
                     }
                 });
         }

@@ -351,3 +351,154 @@ fn a_clock_that_goes_backwards_changes_nothing() {
     world.now = now;
     world.check(true);
 }
+
+/// A world whose original direction goes around the guest.
+fn active(mode: HandOverMode) -> World {
+    let mut world = world();
+    world.request.mode = mode;
+    world.offload();
+    world.send_paced(0, 20, 100 * US);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world
+}
+
+const MODES: [HandOverMode; 2] = [HandOverMode::Ordered, HandOverMode::Prompt];
+
+#[test]
+fn a_reproved_flow_goes_through_the_guest_until_that_has_forwarded_it_again() {
+    for mode in MODES {
+        let mut world = active(mode);
+        let before = world.sessions.get("ct-1").unwrap();
+        let forwarded = world.forwarded;
+        assert_eq!(world.reprove(), 1);
+        assert_eq!(world.state(0), Some(FlowState::Pending));
+        world.send(0);
+        assert_eq!(world.forwarded, forwarded, "it punts at once");
+        world.run(MS);
+        world.send_paced(0, 20, 100 * US);
+        assert_eq!(world.state(0), Some(FlowState::Active), "{mode:?}");
+        assert!(world.forwarded > forwarded + 5);
+        let after = world.sessions.get("ct-1").unwrap();
+        assert_eq!(after.session, before.session, "the same session");
+        let packets = after.directions[0].unwrap().totals.packets;
+        assert_eq!(packets, world.forwarded, "its counters go on");
+        assert!(after.age > before.age);
+        assert_eq!(world.sessions.stats().hand_overs, 2);
+        assert!(world.sessions.take_closed().is_none());
+        world.check(true);
+    }
+}
+
+#[test]
+fn what_the_guest_does_otherwise_after_a_reprove_is_not_offloaded_again() {
+    for mode in MODES {
+        for act in [Act::Drop, Act::OtherRewrite, Act::OtherRoute] {
+            let mut world = active(mode);
+            let forwarded = world.forwarded;
+            world.guest.act = Box::new(move |_| act);
+            world.reprove();
+            world.send_paced(0, 500, 100 * US);
+            assert_eq!(world.state(0), Some(FlowState::Pending), "{mode:?} {act:?}");
+            assert_eq!(world.forwarded, forwarded);
+            world.check(true);
+        }
+    }
+}
+
+#[test]
+fn what_was_in_the_guest_at_a_reprove_proves_nothing() {
+    for mode in MODES {
+        let mut world = world();
+        world.request.mode = mode;
+        world.guest.transit = 10 * MS;
+        world.offload();
+        // Punted before; the guest lets go of them after it.
+        for _ in 0..5 {
+            world.send(0);
+        }
+        assert_eq!(world.reprove(), 0, "nothing was around the guest");
+        world.run(MS);
+        let mut passes = 5;
+        world.guest.act = Box::new(move |_| {
+            passes -= 1;
+            if passes >= 0 { Act::Forward } else { Act::Drop }
+        });
+        world.send_paced(0, 100, MS);
+        assert_eq!(world.forwarded, 0, "{mode:?}");
+        assert_ne!(world.state(0), Some(FlowState::Active));
+        world.check(true);
+    }
+}
+
+#[test]
+fn a_reprove_while_draining_hands_parked_frames_to_the_guest_before_later_packets() {
+    let mut world = draining();
+    let parked = u64::from(world.hand_over.parked_frames());
+    assert_eq!(world.reprove(), 1);
+    assert_eq!(world.state(0), Some(FlowState::Pending));
+    world.send(0);
+    assert_eq!(world.hand_over.parked_frames(), 0);
+    assert_eq!(world.hand_over.stats().released_to_guest, parked);
+    world.send_paced(0, 100, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(true);
+}
+
+#[test]
+fn a_worker_that_meets_a_reproved_drain_before_it_is_told_gives_the_frames_back_too() {
+    for by_guest in [false, true] {
+        let mut world = draining();
+        world.reprove();
+        // As if the number were not seen yet.
+        world.revisit = world.signals.revisit.load(Ordering::Relaxed);
+        if by_guest {
+            world.run(2 * MS);
+        } else {
+            world.send(0);
+        }
+        assert_eq!(world.hand_over.parked_frames(), 0, "{by_guest}");
+        assert_eq!(world.state(0), Some(FlowState::Pending));
+        world.send_paced(0, 100, MS);
+        assert_eq!(world.state(0), Some(FlowState::Active));
+        world.check(true);
+    }
+}
+
+#[test]
+fn macs_that_were_learned_are_learned_anew_and_those_given_stay() {
+    let other = MacAddr([2, 0, 0, 0, 0, 0xe]);
+    for given in [None, Some(MAC_DST)] {
+        let mut world = world();
+        world.request.original.as_mut().unwrap().dst_mac = given;
+        world.offload();
+        world.send_paced(0, 20, 100 * US);
+        let macs = |world: &World| {
+            let view = world.sessions.get("ct-1").unwrap();
+            view.directions[0].unwrap().macs
+        };
+        assert_eq!(macs(&world), (MAC_DST, MAC_SRC));
+        world.reprove();
+        let unknown = MacAddr::default();
+        assert_eq!(macs(&world), (given.unwrap_or_default(), unknown));
+        world.next_hop = other;
+        world.send_paced(0, 50, 100 * US);
+        let (state, known) = match given {
+            None => (FlowState::Active, (other, MAC_SRC)),
+            Some(given) => (FlowState::Pending, (given, unknown)),
+        };
+        assert_eq!(world.state(0), Some(state));
+        assert_eq!(macs(&world), known);
+        world.check(true);
+    }
+}
+
+#[test]
+fn a_flow_can_be_reproved_as_often_as_one_likes() {
+    let mut world = active(HandOverMode::Ordered);
+    for round in 0..200 {
+        assert_eq!(world.reprove(), 1, "{round}");
+        world.send_paced(0, 6, 400 * US);
+        assert_eq!(world.state(0), Some(FlowState::Active), "{round}");
+    }
+    world.check(true);
+}
