@@ -336,6 +336,12 @@ pub struct VnicReport {
     pub name: String,
     /// Its MAC.
     pub mac: MacAddr,
+    /// Where the guest sees it on its bus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus_path: Option<String>,
+    /// Its L3 MTU, bytes; backends of the model of 2026-11-23 do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// The guest's side.
     pub guest: DeviceReport,
     /// The host's side.

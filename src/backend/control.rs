@@ -327,6 +327,8 @@ fn vnic_report(vnic: &VnicInfo) -> VnicReport {
     VnicReport {
         name: vnic.name.clone(),
         mac: vnic.mac,
+        bus_path: vnic.bus_path.clone(),
+        mtu: Some(vnic.mtu),
         guest: DeviceReport::from(&vnic.guest.status()),
         uplink: DeviceReport::from(&vnic.uplink.status()),
     }

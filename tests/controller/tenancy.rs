@@ -132,13 +132,23 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
         "/restconf/streams/shunt-offload/element=b/json".to_owned(),
         at("/element=b/policy"),
         at("/element=b/vnic=lan"),
-        at("/element=a"),
+        at("/element=a?fields=host"),
+        at("/element=a/host"),
         at("/tenant=t-b"),
         at(""),
     ] {
         let answer = a.call("GET", &path, "").await;
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
     }
+    // Of itself an element reads what its agent needs, and not where it runs or for whom.
+    let own = a.call("GET", &at("/element=a"), "").await;
+    let own: Value = serde_json::from_str(&own.text).unwrap();
+    let own = own["shunt-inventory:element"][0].as_object().unwrap();
+    let mut leaves: Vec<_> = own.keys().collect();
+    leaves.sort();
+    assert_eq!(leaves, ["name", "policy", "vnic"]);
+    assert_eq!(own["vnic"][0]["bus-path"], "0000:00:04.0");
+    assert_eq!(own["policy"]["minimum-rate"], 20);
     // Nothing of `b` in what there is for `a`.
     for path in ["/restconf/data", STATE] {
         let text = a.call("GET", path, "").await.text;

@@ -249,6 +249,8 @@ impl Control for Fake {
                 vnic: vec![VnicReport {
                     name: "lan".to_owned(),
                     mac: "52:54:00:00:00:01".parse().expect("a MAC"),
+                    bus_path: Some("0000:00:04.0".to_owned()),
+                    mtu: Some(1500),
                     guest: device("vhost-user", "/run/shunt/lan.sock"),
                     uplink: device("tap", "tap0"),
                 }],
