@@ -51,7 +51,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use self::answers::{
-    FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+    FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo, Toll,
 };
 use self::records::{Record, Records};
 use super::entry::{FlowRef, Stand};
@@ -263,6 +263,24 @@ impl HandOver {
         self.events.pop_front()
     }
 
+    /// So many of the frames of `flow` that were released now found no room. Events that say
+    /// why they were released, and that nobody has taken yet, say it too.
+    pub fn lost(&mut self, flow: FlowId, frames: u32) {
+        self.stats.released_lost += u64::from(frames);
+        let mut events = self.events.iter_mut().rev();
+        let toll = events.find_map(|event| match event {
+            FlowEvent::Activated { flow: of, toll, .. } | FlowEvent::DrainBound { flow: of, toll }
+                if *of == flow =>
+            {
+                Some(toll)
+            }
+            _ => None,
+        });
+        if let Some(toll) = toll {
+            toll.lost = toll.lost.saturating_add(frames);
+        }
+    }
+
     /// Counters since the start.
     pub fn stats(&self) -> &HandOverStats {
         &self.stats
@@ -325,6 +343,7 @@ impl HandOver {
         record.distinct = record.seen.enters(marker);
         record.last = Some(marker);
         record.last_at = now;
+        record.inside = record.inside.saturating_add(1);
         if record.distinct
             && record
                 .probe
@@ -339,6 +358,11 @@ impl HandOver {
     fn leaves(&mut self, place: u32, marker: Marker, now: Moment) -> bool {
         let record = self.records.get(place);
         record.seen.leaves(marker);
+        let is_last = record.last.is_some_and(|last| seen::reaches(marker, last));
+        record.inside = match is_last {
+            true => 0,
+            false => record.inside.saturating_sub(1),
+        };
         let Some((_, since)) = record
             .probe
             .take_if(|(probe, _)| seen::reaches(marker, *probe))
@@ -347,6 +371,12 @@ impl HandOver {
         };
         let us = u64::try_from(now.since(since).as_micros()).unwrap_or(u64::MAX);
         let stats = &mut self.stats;
+        stats.transits += 1;
+        stats.transit_us_sum = stats.transit_us_sum.saturating_add(us);
+        stats.transit_us_min = match stats.transits {
+            1 => us,
+            _ => stats.transit_us_min.min(us),
+        };
         stats.transit_us_last = us;
         stats.transit_us_max = stats.transit_us_max.max(us);
         stats.transit_us_ewma = match stats.transit_us_ewma {
@@ -380,15 +410,7 @@ impl HandOver {
             // is looked at.
             return GuestSent::Nothing;
         }
-        let frames = self.drop_accounts(place);
-        self.records.forget(place);
-        self.stats.released_to_egress += u64::from(frames);
-        self.stats.activated += 1;
-        self.tell(FlowEvent::Activated {
-            flow: flow.id(),
-            transit: self.transit(),
-            forced: false,
-        });
+        let frames = self.leave_guest(flow.id(), place, false);
         GuestSent::Activated {
             release: frames > 0,
         }
@@ -412,22 +434,14 @@ impl HandOver {
         let drains =
             stand.state() == FlowState::Draining && stand.round() == self.records.peek(place).round;
         if drains && self.limits.forced && flow.advance(stand, FlowState::Active) {
-            let frames = self.drop_accounts(place);
-            self.records.forget(place);
-            self.stats.released_to_egress += u64::from(frames);
-            self.stats.activated += 1;
-            self.stats.forced += 1;
-            self.tell(FlowEvent::Activated {
-                flow: id,
-                transit: self.transit(),
-                forced: true,
-            });
+            self.leave_guest(id, place, true);
             return true;
         }
         if !drains || !flow.advance(stand, FlowState::Pending) {
             self.drop_record(place);
             return false;
         }
+        let returned = self.records.peek(place).parked_frames;
         let shortest = Duration::from_micros(self.stats.transit_us_ewma.saturating_mul(4));
         self.return_parked(place, now);
         let record = self.records.get(place);
@@ -438,8 +452,33 @@ impl HandOver {
         }
         .min(BACKOFF_MAX);
         record.retry_at = now + record.backoff;
-        self.tell(FlowEvent::DrainBound { flow: id });
+        let toll = Toll {
+            returned,
+            ..Toll::default()
+        };
+        self.tell(FlowEvent::DrainBound { flow: id, toll });
         false
+    }
+
+    /// The flow is active: its parked frames go to the egress uplink. How many.
+    fn leave_guest(&mut self, flow: FlowId, place: u32, forced: bool) -> u32 {
+        let overtaken = self.records.peek(place).inside;
+        let frames = self.drop_accounts(place);
+        self.records.forget(place);
+        self.stats.released_to_egress += u64::from(frames);
+        self.stats.activated += 1;
+        self.stats.forced += u64::from(forced);
+        self.stats.overtaken += u64::from(overtaken);
+        self.tell(FlowEvent::Activated {
+            flow,
+            transit: self.transit(),
+            forced,
+            toll: Toll {
+                overtaken,
+                ..Toll::default()
+            },
+        });
+        frames
     }
 
     /// The record's parked frames go to the guest; whether there are any. The last of them
@@ -448,6 +487,7 @@ impl HandOver {
         let frames = self.drop_accounts(place);
         self.stats.released_to_guest += u64::from(frames);
         let record = self.records.get(place);
+        record.inside = record.inside.saturating_add(frames);
         if let Some((marker, distinct)) = record.tail.take() {
             record.last = Some(marker);
             record.last_at = now;

@@ -40,6 +40,7 @@ pub use claim::{Claim, Late};
 pub use entry::{FlowCounters, FlowRef, Stand};
 pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+    Toll,
 };
 pub use hash::HashSeed;
 pub use meter::TokenBucket;
@@ -48,7 +49,7 @@ pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, 
 pub use route::Route;
 pub use sessions::{
     ClosedSession, ElementSignals, HandedOver, Moved, Outcome, Reproof, SessionPhase, SessionView,
-    Sessions, SessionsLimits, Swept, Totals, book_memory_bytes,
+    Sessions, SessionsLimits, Swept, Tally, Totals, book_memory_bytes,
 };
 pub use shield::{ShieldBook, ShieldSet};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};

@@ -48,7 +48,9 @@ use super::claim::Standing;
 use super::request::{ElementShape, RequestError, SessionRequest, VnicShape};
 use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
-use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, FlowState, Moment, SessionId};
+use super::{
+    CloseCode, Direction, FlowEvent, FlowId, FlowSpec, FlowState, Moment, SessionId, Toll,
+};
 use crate::packet::VnicId;
 
 /// What an element's workers read without asking.
@@ -151,6 +153,25 @@ pub struct SessionsStats {
     pub table_full: u64,
 }
 
+/// What a session's hand-overs came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// How often a direction was handed over.
+    pub hand_overs: u32,
+    /// Of these, at a bound.
+    pub forced: u32,
+    /// What they, and failed attempts, did to packets.
+    pub toll: Toll,
+}
+
+/// A direction's way to the fast path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Passage {
+    transit: Option<Duration>,
+    forced: bool,
+    toll: Toll,
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     id: SessionId,
@@ -173,6 +194,7 @@ struct Entry {
     touched: Moment,
     transit: Option<Duration>,
     drain_bounds: u32,
+    tally: Tally,
 }
 
 /// The sessions of one element.
@@ -322,7 +344,9 @@ impl Sessions {
     pub fn event(&mut self, event: FlowEvent, now: Moment) {
         self.clock(now);
         let owner = match event {
-            FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow } => self.owner(flow),
+            FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow, .. } => {
+                self.owner(flow)
+            }
             FlowEvent::Closed { session, .. } => self
                 .book
                 .slot_of(session, &self.writer)
@@ -336,9 +360,13 @@ impl Sessions {
                 flow,
                 transit,
                 forced,
+                toll,
             } => {
                 if let Some(entry) = self.entry_mut(slot) {
                     entry.transit = transit.or(entry.transit);
+                    let forced = u32::from(forced);
+                    entry.tally.forced = entry.tally.forced.saturating_add(forced);
+                    entry.tally.toll = entry.tally.toll.and(toll);
                 }
                 // It may have been sent back to be proved again since.
                 let waits = |state| matches!(state, FlowState::Pending | FlowState::Draining);
@@ -347,15 +375,16 @@ impl Sessions {
                     .flow(flow)
                     .is_some_and(|flow| waits(flow.state()))
                 {
-                    self.activated(slot, direction, transit, forced);
+                    self.activated(slot, direction, Some(Passage { transit, forced, toll }));
                 }
                 self.stats.forced += u64::from(forced);
                 self.stats.drain_bounds += u64::from(forced);
             }
-            FlowEvent::DrainBound { .. } => {
+            FlowEvent::DrainBound { toll, .. } => {
                 self.stats.drain_bounds += 1;
                 if let Some(entry) = self.entry_mut(slot) {
                     entry.drain_bounds = entry.drain_bounds.saturating_add(1);
+                    entry.tally.toll = entry.tally.toll.and(toll);
                 }
             }
             FlowEvent::Closed { code, .. } => {
@@ -378,7 +407,7 @@ impl Sessions {
             };
             for (direction, id) in pair.into_iter().enumerate() {
                 match self.writer.flow(id).map(|flow| flow.state()) {
-                    Some(FlowState::Active) => self.activated(slot, direction, None, false),
+                    Some(FlowState::Active) => self.activated(slot, direction, None),
                     Some(FlowState::Closing) => {
                         self.close(slot, CloseCode::Fin);
                     }
@@ -459,15 +488,16 @@ impl Sessions {
         Some((slot, direction))
     }
 
-    /// The book learns that a flow is active.
-    fn activated(&mut self, slot: u32, direction: usize, transit: Option<Duration>, forced: bool) {
+    /// The book learns that a flow is active; how it came to that, if that is known.
+    fn activated(&mut self, slot: u32, direction: usize, passage: Option<Passage>) {
         let Some(entry) = self.entry_mut(slot) else {
             return;
         };
         if std::mem::take(&mut entry.waiting[direction]) {
+            entry.tally.hand_overs = entry.tally.hand_overs.saturating_add(1);
             self.signals.waiting.fetch_sub(1, Ordering::Relaxed);
             self.stats.hand_overs += 1;
-            self.tell_handed_over(slot, direction, transit, forced);
+            self.tell_handed_over(slot, direction, passage.unwrap_or_default());
         }
     }
 }

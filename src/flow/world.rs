@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::hand_over::{
-    FlowEvent, GuestSent, HandOver, HandOverLimits, Ingress, Release, ReleaseTo,
+    FlowEvent, GuestSent, HandOver, HandOverLimits, Ingress, Release, ReleaseTo, Toll,
 };
 use super::request::{DirectionRequest, ElementShape, SessionRequest, VnicShape};
 use super::sessions::{ElementSignals, Outcome, Sessions, SessionsLimits};
@@ -276,6 +276,9 @@ impl World {
             assert!(seen.len() <= self.sent[direction].len());
         }
         let stats = self.hand_over.stats();
+        assert!(stats.overtaken == 0 || !ordered, "{stats:?}");
+        assert!(stats.transit_us_min <= stats.transit_us_max);
+        assert!(stats.transit_us_sum <= stats.transits * stats.transit_us_max);
         let released = stats.released_to_egress + stats.released_to_guest;
         assert_eq!(stats.parked_frames, released);
     }

@@ -32,6 +32,8 @@ pub(super) struct Record {
     pub tail: Option<(Marker, bool)>,
     pub parked_frames: u32,
     pub parked_bytes: usize,
+    /// Packets that the guest has got since this began, and was not seen to send.
+    pub inside: u32,
     /// When the oldest parked frame was parked.
     pub parked_since: Moment,
     /// No drain begins before this.
@@ -102,6 +104,7 @@ impl Records {
             tail: None,
             parked_frames: 0,
             parked_bytes: 0,
+            inside: 0,
             parked_since: Moment(0),
             retry_at: Moment(0),
             backoff: Duration::ZERO,

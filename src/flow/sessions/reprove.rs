@@ -77,7 +77,9 @@ impl Sessions {
         }
         let too_many = most - more;
         self.signals.waiting.fetch_sub(too_many, Ordering::Relaxed);
-        self.book.set_waiting(slot, waiting);
+        if more > 0 {
+            self.book.set_waiting(slot, waiting);
+        }
         let reproof = if sent { Reproof::Sent } else { Reproof::Waits };
         Some((reproof, drains))
     }

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{ClosedSession, Entry, Outcome, SessionPhase, Sessions, Totals};
+use super::{ClosedSession, Entry, Outcome, Passage, SessionPhase, Sessions, Tally, Totals};
 use crate::flow::request::SessionRequest;
 use crate::flow::{CloseCode, FlowId, FlowSpec, FlowState, InsertError, Moment, SessionId};
 
@@ -273,7 +273,7 @@ impl Sessions {
                 self.arm(slot);
                 if state == FlowState::Active {
                     for place in (0..2).filter(|place| presence[*place]) {
-                        self.tell_handed_over(slot, place, None, false);
+                        self.tell_handed_over(slot, place, Passage::default());
                     }
                 }
                 Settled::In
@@ -426,7 +426,7 @@ impl Sessions {
         let idle = self.idle(&entry) >= entry.request.idle_timeout;
         for (place, state) in states.into_iter().flatten().enumerate() {
             if state == Some(FlowState::Active) {
-                self.activated(slot, place, None, false);
+                self.activated(slot, place, None);
             }
         }
         if too_old {
@@ -491,6 +491,7 @@ impl Sessions {
             touched: self.now,
             transit: None,
             drain_bounds: 0,
+            tally: Tally::default(),
         }));
         self.opened.push(slot);
         self.tell_sessions();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Entry, SessionPhase, Sessions, Totals};
+use super::{Entry, SessionPhase, Sessions, Tally, Totals};
 use crate::flow::request::SessionRequest;
 use crate::flow::{FlowCounters, FlowRef, FlowState, SessionId};
 use crate::packet::MacAddr;
@@ -41,6 +41,8 @@ pub struct SessionView {
     pub transit: Option<Duration>,
     /// Drains that met a bound.
     pub drain_bounds: u32,
+    /// What its hand-overs came to.
+    pub tally: Tally,
 }
 
 impl Totals {
@@ -105,6 +107,7 @@ impl Sessions {
             idle: self.idle(entry),
             transit: entry.transit,
             drain_bounds: entry.drain_bounds,
+            tally: entry.tally,
         }
     }
 

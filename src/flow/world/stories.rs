@@ -132,6 +132,10 @@ fn forced_activates_at_the_bound_and_is_counted() {
     assert_eq!(world.state(0), Some(FlowState::Active));
     assert_eq!(world.hand_over.stats().forced, 1);
     assert_eq!(world.sessions.stats().forced, 1);
+    let tally = world.sessions.get("ct-1").unwrap().tally;
+    assert_eq!((tally.hand_overs, tally.forced), (1, 1));
+    assert!(tally.toll.overtaken > 0, "{tally:?}");
+    assert_eq!(u64::from(tally.toll.overtaken), world.hand_over.stats().overtaken);
     world.check(false);
 }
 
@@ -333,6 +337,7 @@ fn a_clock_that_goes_backwards_changes_nothing() {
                 index: 9,
                 generation: 9,
             },
+            toll: Toll::default(),
         },
         past,
     );
@@ -499,6 +504,59 @@ fn a_flow_can_be_reproved_as_often_as_one_likes() {
         assert_eq!(world.reprove(), 1, "{round}");
         world.send_paced(0, 6, 400 * US);
         assert_eq!(world.state(0), Some(FlowState::Active), "{round}");
+    }
+    world.check(true);
+}
+
+/// How many packets of a direction arrived after later ones.
+fn overtaken(world: &World, direction: usize) -> u32 {
+    let mut latest = 0;
+    let behind = world.arrived[direction].iter().filter(|&&number| {
+        let is_behind = number < latest;
+        latest = latest.max(number);
+        is_behind
+    });
+    behind.count() as u32
+}
+
+#[test]
+fn a_prompt_hand_over_tells_how_many_packets_it_put_after_later_ones() {
+    for transit in [MS / 2, 5 * MS] {
+        let mut world = world();
+        world.request.mode = HandOverMode::Prompt;
+        world.guest.transit = transit;
+        world.sessions.listen(true);
+        world.offload();
+        world.send_paced(0, 20, MS);
+        let told = world.sessions.take_handed_over().unwrap();
+        world.run(10 * MS);
+        assert_eq!(told.toll.overtaken, overtaken(&world, 0), "{transit:?}");
+        assert_eq!(told.toll.overtaken > 0, transit > MS);
+        let tally = world.sessions.get("ct-1").unwrap().tally;
+        assert_eq!((tally.hand_overs, tally.toll), (1, told.toll));
+        world.check(false);
+    }
+}
+
+#[test]
+fn a_session_remembers_what_its_hand_overs_came_to_however_it_is_kept() {
+    let mut world = world();
+    world.guest.transit = 50 * MS;
+    world.offload();
+    world.send_paced(0, 60, MS);
+    let failed = world.sessions.get("ct-1").unwrap();
+    assert!(failed.drain_bounds > 0 && failed.tally.toll.returned > 0);
+    assert_eq!(failed.tally.hand_overs, 0);
+    world.guest.transit = 300 * US;
+    world.send_paced(0, 2000, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    let first = world.sessions.get("ct-1").unwrap().tally;
+    for times in 1..5 {
+        let tally = world.sessions.get("ct-1").unwrap().tally;
+        assert_eq!(tally.hand_overs, times);
+        assert_eq!(tally.toll, first.toll, "nothing more was returned");
+        world.reprove();
+        world.send_paced(0, 10, MS);
     }
     world.check(true);
 }

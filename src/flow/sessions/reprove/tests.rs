@@ -5,7 +5,7 @@ use super::super::SessionsLimits;
 use super::*;
 use crate::flow::table::{TableReader, flow_table};
 use crate::flow::world::{request, shape};
-use crate::flow::{CloseCode, Direction, FlowEvent, FlowId, HashSeed, Outcome, SessionRequest};
+use crate::flow::{CloseCode, Direction, FlowEvent, FlowId, HashSeed, Outcome, SessionRequest, Toll};
 use crate::packet::MacAddr;
 
 const START: Moment = Moment(5_000_000_000);
@@ -49,6 +49,7 @@ fn activate(reader: &mut TableReader, asked: &SessionRequest) -> [FlowEvent; 2] 
             flow,
             transit: None,
             forced: false,
+            toll: Toll::default(),
         }
     })
 }
@@ -176,6 +177,7 @@ fn a_direction_that_a_session_does_not_have_waits_for_nothing() {
         flow,
         transit: None,
         forced: false,
+        toll: Toll::default(),
     };
     sessions.event(event, START);
     assert_eq!(sessions.reprove_all(START), 1);
