@@ -138,6 +138,16 @@ impl Client {
         }
     }
 
+    /// Whether the backend has epochs and fences: those of the model of 2026-11-23 refuse to be
+    /// told of them.
+    pub async fn knows_epochs(&self) -> Result<bool, ClientError> {
+        match &self.way {
+            // Whoever asks a socket himself says what he means.
+            Way::Socket(_) => Ok(true),
+            Way::Link(link) => Ok(link.knows_epochs().await?),
+        }
+    }
+
     /// Begins an epoch: the element's sessions are withdrawn.
     pub async fn open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ClientError> {
         self.call("open-epoch", input).await

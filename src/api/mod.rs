@@ -27,6 +27,7 @@ pub mod offload;
 pub mod passage;
 mod path;
 mod preface;
+mod previous;
 mod query;
 mod read;
 pub mod reload;

@@ -488,7 +488,10 @@ impl From<&HandOverStats> for HandOverStatistics {
             overtaken: stats.overtaken,
             transits: stats.transits,
             transit_min: stats.transit_us_min,
-            transit_mean: stats.transit_us_sum.checked_div(stats.transits).unwrap_or(0),
+            transit_mean: stats
+                .transit_us_sum
+                .checked_div(stats.transits)
+                .unwrap_or(0),
             transit_last: stats.transit_us_last,
             transit_smoothed: stats.transit_us_ewma,
             transit_max: stats.transit_us_max,

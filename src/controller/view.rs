@@ -35,6 +35,7 @@ use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
 use crate::api::{Client, ClientError, no_resource, server, sse, stream_of};
 
+mod reprove;
 mod shields;
 
 /// Most sessions that are listed at once: a list is held in memory here.
@@ -118,7 +119,7 @@ impl View {
     async fn do_open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ApiError> {
         let input = OpenEpochInput {
             element: self.meant(input.element.as_deref())?,
-            fence: Some(self.fence),
+            fence: Some(self.told_fence().await?),
         };
         let output = self.backend().open_epoch(input).await.map_err(of_backend)?;
         self.shared.meters.forget(self.name(), Instant::now());
@@ -128,10 +129,11 @@ impl View {
 
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
         let element = self.meant(input.element.as_deref())?;
+        let fence = self.fence_beside(input.epoch).await?;
         let mut batch = self.judged(input.session).await?;
         let input = OffloadInput {
             element,
-            fence: Some(self.fence),
+            fence,
             session: batch.take_allowed(),
             ..input
         };
@@ -152,7 +154,7 @@ impl View {
     /// A page's sessions are judged as those of `offload` are.
     async fn do_sync(&self, mut input: SyncInput) -> Result<SyncOutput, ApiError> {
         input.element = self.meant(input.element.as_deref())?;
-        input.fence = Some(self.fence);
+        input.fence = Some(self.told_fence().await?);
         let mut batch = Batch::default();
         let mut keys = 0;
         if let Some(page) = &mut input.page {
@@ -281,7 +283,7 @@ impl View {
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
         let input = WithdrawInput {
             element: self.meant(input.element.as_deref())?,
-            fence: Some(self.fence),
+            fence: self.fence_beside(input.epoch).await?,
             ..input
         };
         let output = self.backend().withdraw(input).await.map_err(of_backend)?;
@@ -301,24 +303,6 @@ impl View {
                 .collect(),
             ..self.line("withdraw")
         };
-        self.shared.audit.log(record).await;
-        Ok(output)
-    }
-
-    async fn do_reprove(&self, input: ReproveInput) -> Result<ReproveOutput, ApiError> {
-        let input = ReproveInput {
-            element: self.meant(input.element.as_deref())?,
-            fence: Some(self.fence),
-            ..input
-        };
-        let all = input.all;
-        let output = self.backend().reprove(input).await.map_err(of_backend)?;
-        let entries = output.result.iter();
-        let entries = entries.map(|one| (&one.key, one.result.name(), None));
-        let mut record = self.record("reprove", entries);
-        if all {
-            record.results.insert("pending", output.reproved);
-        }
         self.shared.audit.log(record).await;
         Ok(output)
     }

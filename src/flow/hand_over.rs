@@ -269,7 +269,8 @@ impl HandOver {
         self.stats.released_lost += u64::from(frames);
         let mut events = self.events.iter_mut().rev();
         let toll = events.find_map(|event| match event {
-            FlowEvent::Activated { flow: of, toll, .. } | FlowEvent::DrainBound { flow: of, toll }
+            FlowEvent::Activated { flow: of, toll, .. }
+            | FlowEvent::DrainBound { flow: of, toll }
                 if *of == flow =>
             {
                 Some(toll)

@@ -375,7 +375,15 @@ impl Sessions {
                     .flow(flow)
                     .is_some_and(|flow| waits(flow.state()))
                 {
-                    self.activated(slot, direction, Some(Passage { transit, forced, toll }));
+                    self.activated(
+                        slot,
+                        direction,
+                        Some(Passage {
+                            transit,
+                            forced,
+                            toll,
+                        }),
+                    );
                 }
                 self.stats.forced += u64::from(forced);
                 self.stats.drain_bounds += u64::from(forced);

@@ -19,6 +19,7 @@ mod lab;
 mod links;
 mod offload;
 mod operators;
+mod skew;
 #[path = "../support/mod.rs"]
 mod support;
 mod tenancy;

@@ -61,12 +61,7 @@ impl Sessions {
     }
 
     /// Tells that a direction of the session at `slot` moved.
-    pub(super) fn tell_handed_over(
-        &mut self,
-        slot: u32,
-        direction: usize,
-        passage: Passage,
-    ) {
+    pub(super) fn tell_handed_over(&mut self, slot: u32, direction: usize, passage: Passage) {
         if !self.is_listened {
             return;
         }

@@ -135,7 +135,10 @@ fn forced_activates_at_the_bound_and_is_counted() {
     let tally = world.sessions.get("ct-1").unwrap().tally;
     assert_eq!((tally.hand_overs, tally.forced), (1, 1));
     assert!(tally.toll.overtaken > 0, "{tally:?}");
-    assert_eq!(u64::from(tally.toll.overtaken), world.hand_over.stats().overtaken);
+    assert_eq!(
+        u64::from(tally.toll.overtaken),
+        world.hand_over.stats().overtaken
+    );
     world.check(false);
 }
 

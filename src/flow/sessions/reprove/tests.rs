@@ -5,7 +5,9 @@ use super::super::SessionsLimits;
 use super::*;
 use crate::flow::table::{TableReader, flow_table};
 use crate::flow::world::{request, shape};
-use crate::flow::{CloseCode, Direction, FlowEvent, FlowId, HashSeed, Outcome, SessionRequest, Toll};
+use crate::flow::{
+    CloseCode, Direction, FlowEvent, FlowId, HashSeed, Outcome, SessionRequest, Toll,
+};
 use crate::packet::MacAddr;
 
 const START: Moment = Moment(5_000_000_000);
