@@ -17,10 +17,11 @@
 //! is never distinct, because what entered the guest before the request is unknown.
 //!
 //! A flow that control sends back to be proved again is in another *round*: frames parked for
-//! it go to the guest, and no packet that the guest had got before makes it active.
+//! it go to the guest, and its proof is a distinct packet that the guest got in this round, or one
+//! behind that.
 //!
 //! *Promises*: a flow becomes active only after the guest sent a frame that is exactly
-//! its rewrite, in this round. In ordered mode and behind a guest that keeps a flow's packets in order
+//! its rewrite. In ordered mode and behind a guest that keeps a flow's packets in order
 //! (it may drop, merge, split and repeat them), nothing overtakes. Parked frames are
 //! bounded in number, bytes and time, summed over the element's flows, and never lost.
 //! Nothing is allocated after [`HandOver::new`]; every call takes constant time but
@@ -165,7 +166,9 @@ impl HandOver {
                 return self.disproved(flow, stand, place, now);
             }
         } else {
-            if !proves {
+            // What was in the guest when the flow was sent back to be proved again proves nothing.
+            let entered_since = stand.round() == 0 || timed;
+            if !proves || !entered_since {
                 return GuestSent::Nothing;
             }
             self.stats.proved += 1;
@@ -173,9 +176,7 @@ impl HandOver {
         }
         let record = self.records.peek(place);
         let out = record.distinct && record.last.is_some_and(|last| seen::reaches(marker, last));
-        // What was in the guest when the flow was sent back to be proved again proves nothing.
-        let entered_since = stand.round() == 0 || timed;
-        if out || (flow.mode() == HandOverMode::Prompt && entered_since) {
+        if out || flow.mode() == HandOverMode::Prompt {
             return self.activate(flow, stand, place);
         }
         if state == FlowState::Pending && now >= record.retry_at {

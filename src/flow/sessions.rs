@@ -49,7 +49,7 @@ use super::request::{ElementShape, RequestError, SessionRequest, VnicShape};
 use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
 use super::{
-    CloseCode, Direction, FlowEvent, FlowId, FlowSpec, FlowState, Moment, SessionId, Toll,
+    CloseCode, Direction, FlowEvent, FlowId, FlowRef, FlowSpec, FlowState, Moment, SessionId, Toll,
 };
 use crate::packet::VnicId;
 
@@ -195,6 +195,8 @@ struct Entry {
     transit: Option<Duration>,
     drain_bounds: u32,
     tally: Tally,
+    /// It was to be proved again while it was not in the table.
+    again: bool,
 }
 
 /// The sessions of one element.
@@ -369,21 +371,14 @@ impl Sessions {
                     entry.tally.toll = entry.tally.toll.and(toll);
                 }
                 // It may have been sent back to be proved again since.
-                let waits = |state| matches!(state, FlowState::Pending | FlowState::Draining);
-                if !self
-                    .writer
-                    .flow(flow)
-                    .is_some_and(|flow| waits(flow.state()))
-                {
-                    self.activated(
-                        slot,
-                        direction,
-                        Some(Passage {
-                            transit,
-                            forced,
-                            toll,
-                        }),
-                    );
+                let state = self.writer.flow(flow).map(FlowRef::state);
+                if !matches!(state, Some(FlowState::Pending | FlowState::Draining)) {
+                    let passage = Passage {
+                        transit,
+                        forced,
+                        toll,
+                    };
+                    self.activated(slot, direction, Some(passage));
                 }
                 self.stats.forced += u64::from(forced);
                 self.stats.drain_bounds += u64::from(forced);

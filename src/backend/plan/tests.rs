@@ -13,7 +13,8 @@ struct Shape {
 }
 
 /// Name, quota, punt rate (and that of a shield), vNICs, and a number that its bounds follow
-/// from, and whether the guest's places of its vNICs are told; of each vNIC its name, MTU and whether it is on the first shared uplink.
+/// from, and whether the guest's places of its vNICs are told; of each vNIC its name, MTU and
+/// whether it is on the first shared uplink.
 type ElementShape = (u8, u32, Option<u32>, Vec<(u8, u16, bool)>, u8);
 
 impl Shape {

@@ -400,6 +400,7 @@ impl Book {
             transit: long(record.transit),
             drain_bounds: record.drain_bounds.into(),
             tally: self.tally(slot, record),
+            again: false,
         })
     }
 

@@ -13,7 +13,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Sessions;
+use super::{SessionPhase, Sessions};
 use crate::flow::{FlowState, Moment};
 
 /// What became of a session that was to be proved again.
@@ -56,9 +56,14 @@ impl Sessions {
         if is_vouched {
             return Some((Reproof::Vouched, false));
         }
-        let Some(flows) = self.flows(slot) else {
+        if let Some(entry) = self.book.opened_mut(slot)
+            && entry.phase != SessionPhase::Live
+        {
+            // Its flows are not in the table yet, or will be put there anew.
+            entry.again = true;
             return Some((Reproof::Waits, false));
-        };
+        }
+        let flows = self.flows(slot)?;
         // Before a flow can be seen to wait: a worker that looks too early looks in vain.
         let most = flows.len() as u32;
         self.signals.waiting.fetch_add(most, Ordering::Relaxed);

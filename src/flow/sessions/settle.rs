@@ -270,6 +270,13 @@ impl Sessions {
                 entry.waiting = waiting;
                 entry.phase = SessionPhase::Live;
                 entry.touched = self.now;
+                if mem::take(&mut entry.again) && state == FlowState::Pending {
+                    // Whoever proved them just now had not got a packet since.
+                    let flows = [original, reply].map(|flow| self.writer.flow(flow));
+                    for flow in flows.into_iter().flatten() {
+                        flow.reprove();
+                    }
+                }
                 self.arm(slot);
                 if state == FlowState::Active {
                     for place in (0..2).filter(|place| presence[*place]) {
@@ -492,6 +499,7 @@ impl Sessions {
             transit: None,
             drain_bounds: 0,
             tally: Tally::default(),
+            again: false,
         }));
         self.opened.push(slot);
         self.tell_sessions();
