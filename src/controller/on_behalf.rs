@@ -24,6 +24,7 @@ use crate::api::error::ApiError;
 use crate::api::listen::Peer;
 use crate::api::offload::{OffloadInput, OffloadOutput};
 use crate::api::reload::ReloadOutput;
+use crate::api::reprove::{ReproveInput, ReproveOutput};
 use crate::api::server;
 use crate::api::session::SessionKey;
 use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
@@ -46,6 +47,12 @@ pub fn routes(shared: Arc<Shared>) -> Router {
             "/restconf/operations/shunt-offload:withdraw",
             call(|control, uri, headers, body| {
                 Box::pin(server::withdraw(State(control), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:reprove",
+            call(|control, uri, headers, body| {
+                Box::pin(server::reprove(State(control), uri, headers, body))
             }),
         )
         .route(
@@ -147,6 +154,13 @@ impl Control for OnBehalf {
         Box::pin(async move {
             let view = self.view(input.element.as_deref())?;
             view.withdraw(input).await
+        })
+    }
+
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(async move {
+            let view = self.view(input.element.as_deref())?;
+            view.reprove(input).await
         })
     }
 

@@ -29,6 +29,7 @@ use crate::api::identity::Identity;
 use crate::api::listen::Peer;
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
 use crate::api::reload::ReloadOutput;
+use crate::api::reprove::{ReproveInput, ReproveOutput};
 use crate::api::session::{Session, SessionKey};
 use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{Ports, SessionReport, Statistics, Summary};
@@ -36,6 +37,7 @@ use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
 use crate::api::{Client, ClientError, no_resource, server, sse, stream_of};
 
+mod reprove;
 mod shields;
 
 /// Most sessions that are listed at once: a list is held in memory here.
@@ -162,7 +164,7 @@ impl View {
     async fn do_open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ApiError> {
         let input = OpenEpochInput {
             element: self.meant(input.element.as_deref())?,
-            fence: self.fence(),
+            fence: self.told_fence().await?,
         };
         let output = self.backend().open_epoch(input).await.map_err(of_backend)?;
         self.shared.meters.forget(self.name(), Instant::now());
@@ -172,10 +174,11 @@ impl View {
 
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
         let element = self.meant(input.element.as_deref())?;
+        let fence = self.fence_beside(input.epoch).await?;
         let mut batch = self.judged(input.session).await?;
         let input = OffloadInput {
             element,
-            fence: self.fence(),
+            fence,
             session: batch.take_allowed(),
             ..input
         };
@@ -196,7 +199,7 @@ impl View {
     /// A page's sessions are judged as those of `offload` are.
     async fn do_sync(&self, mut input: SyncInput) -> Result<SyncOutput, ApiError> {
         input.element = self.meant(input.element.as_deref())?;
-        input.fence = self.fence();
+        input.fence = self.told_fence().await?;
         let mut batch = Batch::default();
         let mut keys = 0;
         if let Some(page) = &mut input.page {
@@ -330,7 +333,7 @@ impl View {
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
         let input = WithdrawInput {
             element: self.meant(input.element.as_deref())?,
-            fence: self.fence(),
+            fence: self.fence_beside(input.epoch).await?,
             ..input
         };
         let output = self.backend().withdraw(input).await.map_err(of_backend)?;
@@ -453,6 +456,10 @@ impl Control for View {
 
     fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput> {
         Box::pin(self.do_withdraw(input))
+    }
+
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(self.do_reprove(input))
     }
 
     /// No element's business; there is no route to it.
