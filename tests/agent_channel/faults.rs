@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shunt::agent::channel::reprove::ReproveStatus;
+use shunt::api::reprove::ReproveStatus;
 use shunt::agent::channel::{Channel, ChannelError, FromHost, Options, PortChoice, Reprove};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
