@@ -123,14 +123,8 @@ impl OnBehalf {
     /// The view of the element that is named; it need not be where there is only one.
     fn view(&self, name: Option<&str>) -> Result<View, ApiError> {
         let registry = &self.shared.registry;
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => {
-                let mut names = registry.names().into_iter();
-                let only = names.next().filter(|_| names.next().is_none());
-                only.ok_or_else(ApiError::element_needed)?
-            }
-        };
+        let name = name.map(str::to_owned).or_else(|| registry.only_name());
+        let name = name.ok_or_else(ApiError::element_needed)?;
         let placed = registry.placed(&name);
         let placed = placed.ok_or_else(|| ApiError::unknown_element(&name))?;
         let shared = self.shared.clone();
