@@ -39,7 +39,7 @@ pub use service::AgentError;
 /// # Errors
 /// See [`AgentError`].
 pub fn run(config: config::Config) -> Result<(), AgentError> {
-    service::run(config, service::NOTHING)
+    service::run(config, true)
 }
 
 /// Runs the proxy, and what keeps shields, alone.
@@ -47,5 +47,5 @@ pub fn run(config: config::Config) -> Result<(), AgentError> {
 /// # Errors
 /// See [`AgentError`].
 pub fn proxy(config: config::Config) -> Result<(), AgentError> {
-    service::run(config, service::NOTHING)
+    service::run(config, false)
 }

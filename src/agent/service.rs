@@ -6,16 +6,17 @@
 //! *Caller's duty*: one program in a process.
 //! *Standard*: none.
 
-use std::convert::Infallible;
-use std::future::Pending;
 use std::io;
+use std::pin::pin;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::channel::{Channel, FromHost, StartError};
 use super::config::{Config, ConfigError};
+use super::kernel::KernelError;
 use super::local::{Local, LocalError};
 use super::proxy;
+use super::run;
 use super::shields::shields;
 use super::status::{self, Ask, Desk};
 use crate::orders::{Order, Orders};
@@ -40,6 +41,9 @@ pub enum AgentError {
     /// A proxy without a socket.
     #[error("there is no [proxy] in the configuration, and no --socket")]
     NoProxy,
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The system refused a runtime or a signal handler.
     #[error("cannot start: raise the limit of open files")]
     Runtime(#[source] io::Error),
@@ -55,31 +59,34 @@ pub struct Parts {
     pub from_host: mpsc::Receiver<FromHost>,
     /// What people ask.
     pub asks: mpsc::Receiver<Ask>,
+    /// It is to end.
+    pub end: oneshot::Receiver<()>,
 }
 
-/// No part that offloads.
-pub const NOTHING: Option<fn(Parts) -> Pending<Result<Infallible, AgentError>>> = None;
-
-/// Runs an agent until SIGTERM or SIGINT, with `offload` as the part that offloads; without one
-/// it is a proxy, and keeps shields.
+/// Runs an agent until SIGTERM or SIGINT; one that does not offload is a proxy, and keeps
+/// shields. One that does first takes back what is offloaded; a second signal ends it at once.
 ///
 /// # Errors
 /// See [`AgentError`].
-pub fn run<F>(config: Config, offload: Option<impl FnOnce(Parts) -> F>) -> Result<(), AgentError>
-where
-    F: Future<Output = Result<Infallible, AgentError>>,
-{
+pub fn run(config: Config, does_offload: bool) -> Result<(), AgentError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(AgentError::Runtime)?;
     let ended = runtime.block_on(async {
         let mut orders = Orders::of_signals().map_err(AgentError::Runtime)?;
-        // There is nothing to read again.
-        let end = async { while orders.next().await == Order::Renew {} };
+        let (tell_end, end) = oneshot::channel();
+        let mut service = pin!(serve(config, does_offload, end));
         tokio::select! {
-            () = end => Ok(()),
-            ended = serve(config, offload) => match ended? {},
+            () = until_end(&mut orders) => {}
+            ended = &mut service => return ended,
+        }
+        if !does_offload || tell_end.send(()).is_err() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = until_end(&mut orders) => Ok(()),
+            ended = &mut service => ended,
         }
     });
     // A look at the sets may be under way.
@@ -87,13 +94,16 @@ where
     ended
 }
 
-async fn serve<F>(
+/// There is nothing to read again.
+async fn until_end(orders: &mut Orders) {
+    while orders.next().await == Order::Renew {}
+}
+
+async fn serve(
     config: Config,
-    offload: Option<impl FnOnce(Parts) -> F>,
-) -> Result<Infallible, AgentError>
-where
-    F: Future<Output = Result<Infallible, AgentError>>,
-{
+    does_offload: bool,
+    end: oneshot::Receiver<()>,
+) -> Result<(), AgentError> {
     // First of all: who runs a second agent is told so at once.
     let status_at = &config.status;
     let local = Local::bind(&status_at.socket, STATUS_MODE, status_at.group.as_ref()).await;
@@ -109,7 +119,7 @@ where
     let (shields, keeper) = shields(config.shields.clone(), channel.clone());
     let (sender, asks) = mpsc::channel(QUEUE);
     let desk = Desk {
-        offload: offload.is_some().then_some(sender),
+        offload: does_offload.then_some(sender),
         shields,
         channel: channel.clone(),
     };
@@ -123,23 +133,19 @@ where
         }
     };
     let offload = async {
-        match offload {
-            Some(offload) => {
-                let channel = channel.clone();
-                let parts = Parts {
-                    config,
-                    channel,
-                    from_host,
-                    asks,
-                };
-                offload(parts).await
-            }
-            None => {
-                // Nobody wants to know what comes from the host.
-                drop((from_host, asks));
-                std::future::pending().await
-            }
+        let parts = Parts {
+            config,
+            channel: channel.clone(),
+            from_host,
+            asks,
+            end,
+        };
+        if does_offload {
+            return run::offload(parts).await;
         }
+        // Nobody wants to know what comes from the host.
+        drop(parts);
+        std::future::pending().await
     };
     tokio::select! {
         ended = offload => ended,

@@ -55,6 +55,7 @@ pub(crate) const ELEMENT_OPERATIONS: &[&str] = &[
     "shunt-offload:open-epoch",
     "shunt-offload:offload",
     "shunt-offload:withdraw",
+    "shunt-offload:reprove",
     "shunt-offload:sync",
     "shunt-offload:shield",
     "shunt-offload:unshield",
@@ -64,6 +65,7 @@ pub(crate) const ELEMENT_OPERATIONS: &[&str] = &[
 pub(crate) const OPERATOR_OPERATIONS: &[&str] = &[
     "shunt-offload:offload",
     "shunt-offload:withdraw",
+    "shunt-offload:reprove",
     "shunt-offload:shield",
     "shunt-offload:unshield",
 ];
@@ -73,6 +75,7 @@ pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
     "shunt-offload:open-epoch",
     "shunt-offload:offload",
     "shunt-offload:withdraw",
+    "shunt-offload:reprove",
     "shunt-offload:sync",
     "shunt-offload:reload",
     "shunt-offload:shield",

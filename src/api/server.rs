@@ -38,6 +38,8 @@ use super::offload::{ENTRIES_MAX, OffloadInput, check_count};
 use super::path::{self, Resource};
 use super::query::Query;
 use super::read;
+use super::reprove::ReproveInput;
+use super::session::SessionKey;
 use super::shield::{ShieldInput, UnshieldInput};
 use super::sse;
 use super::sync::{self, SyncInput};
@@ -131,6 +133,10 @@ pub(crate) fn router(control: Arc<dyn Control>) -> Router {
             post(withdraw).options(call),
         )
         .route(
+            "/restconf/operations/shunt-offload:reprove",
+            post(reprove).options(call),
+        )
+        .route(
             "/restconf/operations/shunt-offload:reload",
             post(reload).options(call),
         )
@@ -218,17 +224,36 @@ pub(crate) async fn withdraw(
 ) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
     let input: WithdrawInput = read_body(&headers, body).await?;
-    check_count("key", input.key.len(), ENTRIES_MAX)?;
-    if input.all != input.key.is_empty() {
-        return Err(ApiError::application(
-            StatusCode::BAD_REQUEST,
-            ErrorTag::MissingElement,
-            "give either keys or `all`: true",
-        )
-        .at("/shunt-offload:input/key"));
-    }
+    check_which(&input.key, input.all)?;
     let output = answer(control.withdraw(input)).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+pub(crate) async fn reprove(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: ReproveInput = read_body(&headers, body).await?;
+    check_which(&input.key, input.all)?;
+    let output = answer(control.reprove(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+/// Either keys, not too many, or all.
+fn check_which(keys: &[SessionKey], all: bool) -> Result<(), ApiError> {
+    check_count("key", keys.len(), ENTRIES_MAX)?;
+    if all == keys.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::application(
+        StatusCode::BAD_REQUEST,
+        ErrorTag::MissingElement,
+        "give either keys or `all`: true",
+    )
+    .at("/shunt-offload:input/key"))
 }
 
 pub(crate) async fn open_epoch(

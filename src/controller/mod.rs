@@ -284,10 +284,12 @@ async fn serve_with(
     let socket = ControlSocket::bind(&config.controller.socket).await?;
     if let Some(listener) = &config.operators {
         let of = Mutual::bind(listener.listen, listener.files(), hung_up.clone()).await?;
+        let of = of.within(listener.limits());
         parts.spawn(of.serve(operators.clone(), ending.clone()));
     }
     if let Some(listener) = &config.relays {
         let of = Mutual::bind(listener.listen, listener.files(), hung_up).await?;
+        let of = of.within(listener.limits());
         parts.spawn(of.serve(relays.clone(), ending.clone()));
     }
     if let Some(Relay {

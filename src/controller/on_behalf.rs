@@ -24,6 +24,7 @@ use crate::api::error::ApiError;
 use crate::api::listen::Peer;
 use crate::api::offload::{OffloadInput, OffloadOutput};
 use crate::api::reload::ReloadOutput;
+use crate::api::reprove::{ReproveInput, ReproveOutput};
 use crate::api::server;
 use crate::api::session::SessionKey;
 use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
@@ -46,6 +47,12 @@ pub fn routes(shared: Arc<Shared>) -> Router {
             "/restconf/operations/shunt-offload:withdraw",
             call(|control, uri, headers, body| {
                 Box::pin(server::withdraw(State(control), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:reprove",
+            call(|control, uri, headers, body| {
+                Box::pin(server::reprove(State(control), uri, headers, body))
             }),
         )
         .route(
@@ -116,14 +123,8 @@ impl OnBehalf {
     /// The view of the element that is named; it need not be where there is only one.
     fn view(&self, name: Option<&str>) -> Result<View, ApiError> {
         let registry = &self.shared.registry;
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => {
-                let mut names = registry.names().into_iter();
-                let only = names.next().filter(|_| names.next().is_none());
-                only.ok_or_else(ApiError::element_needed)?
-            }
-        };
+        let name = name.map(str::to_owned).or_else(|| registry.only_name());
+        let name = name.ok_or_else(ApiError::element_needed)?;
         let placed = registry.placed(&name);
         let placed = placed.ok_or_else(|| ApiError::unknown_element(&name))?;
         let shared = self.shared.clone();
@@ -147,6 +148,13 @@ impl Control for OnBehalf {
         Box::pin(async move {
             let view = self.view(input.element.as_deref())?;
             view.withdraw(input).await
+        })
+    }
+
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(async move {
+            let view = self.view(input.element.as_deref())?;
+            view.reprove(input).await
         })
     }
 

@@ -22,20 +22,20 @@ use super::feeds::Feeds;
 use super::meter::Meters;
 use super::registry::{Bar, HandBack, Placed, Registry};
 use crate::api::bounds::Bounds;
-use crate::api::control::{Answer, Control, SessionPage};
+use crate::api::control::SessionPage;
 use crate::api::epoch::{OpenEpochInput, OpenEpochOutput};
 use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
 use crate::api::identity::Identity;
 use crate::api::listen::Peer;
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
-use crate::api::reload::ReloadOutput;
 use crate::api::session::{Session, SessionKey};
-use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
-use crate::api::state::{Ports, SessionReport, Statistics, Summary};
+use crate::api::state::Summary;
 use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
 use crate::api::{Client, ClientError, no_resource, server, sse, stream_of};
 
+mod control;
+mod reprove;
 mod shields;
 
 /// Most sessions that are listed at once: a list is held in memory here.
@@ -162,7 +162,7 @@ impl View {
     async fn do_open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ApiError> {
         let input = OpenEpochInput {
             element: self.meant(input.element.as_deref())?,
-            fence: self.fence(),
+            fence: self.told_fence().await?,
         };
         let output = self.backend().open_epoch(input).await.map_err(of_backend)?;
         self.shared.meters.forget(self.name(), Instant::now());
@@ -172,10 +172,11 @@ impl View {
 
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
         let element = self.meant(input.element.as_deref())?;
+        let fence = self.fence_beside(input.epoch).await?;
         let mut batch = self.judged(input.session).await?;
         let input = OffloadInput {
             element,
-            fence: self.fence(),
+            fence,
             session: batch.take_allowed(),
             ..input
         };
@@ -196,7 +197,7 @@ impl View {
     /// A page's sessions are judged as those of `offload` are.
     async fn do_sync(&self, mut input: SyncInput) -> Result<SyncOutput, ApiError> {
         input.element = self.meant(input.element.as_deref())?;
-        input.fence = self.fence();
+        input.fence = self.told_fence().await?;
         let mut batch = Batch::default();
         let mut keys = 0;
         if let Some(page) = &mut input.page {
@@ -330,7 +331,7 @@ impl View {
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
         let input = WithdrawInput {
             element: self.meant(input.element.as_deref())?,
-            fence: self.fence(),
+            fence: self.fence_beside(input.epoch).await?,
             ..input
         };
         let output = self.backend().withdraw(input).await.map_err(of_backend)?;
@@ -432,91 +433,6 @@ impl View {
         }
         record
     }
-}
-
-impl Control for View {
-    fn open_epoch(&self, input: OpenEpochInput) -> Answer<'_, OpenEpochOutput> {
-        Box::pin(self.do_open_epoch(input))
-    }
-
-    fn sync(&self, input: SyncInput) -> Answer<'_, SyncOutput> {
-        Box::pin(self.do_sync(input))
-    }
-
-    fn summary(&self) -> Answer<'_, Summary> {
-        Box::pin(self.do_summary())
-    }
-
-    fn offload(&self, input: OffloadInput) -> Answer<'_, OffloadOutput> {
-        Box::pin(self.do_offload(input))
-    }
-
-    fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput> {
-        Box::pin(self.do_withdraw(input))
-    }
-
-    /// No element's business; there is no route to it.
-    fn reload(&self) -> Answer<'_, ReloadOutput> {
-        not_served("the host's configuration is read again by who runs it: `shunt reload` there")
-    }
-
-    fn sessions<'a>(
-        &'a self,
-        element: &'a str,
-        _cursor: u64,
-        _limit: usize,
-    ) -> Answer<'a, SessionPage> {
-        Box::pin(self.do_sessions(element))
-    }
-
-    fn session<'a>(
-        &'a self,
-        element: &'a str,
-        key: &'a SessionKey,
-    ) -> Answer<'a, Option<SessionReport>> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend()
-                .session(element, key)
-                .await
-                .map_err(of_backend)
-        })
-    }
-
-    fn ports<'a>(&'a self, element: &'a str) -> Answer<'a, Ports> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend().ports(element).await.map_err(of_backend)
-        })
-    }
-
-    fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend().statistics(element).await.map_err(of_backend)
-        })
-    }
-
-    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput> {
-        Box::pin(self.do_shield(input))
-    }
-
-    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
-        Box::pin(self.do_unshield(input))
-    }
-
-    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend().shields(element).await.map_err(of_backend)
-        })
-    }
-}
-
-/// What has no route for elements.
-fn not_served<'a, T: 'a>(message: &'static str) -> Answer<'a, T> {
-    let refused = ApiError::application(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, message);
-    Box::pin(async { Err(refused) })
 }
 
 /// What a backend's refusal, or its silence, is to an element.

@@ -100,7 +100,7 @@ fn shown(rig: &Rig, query: &RouteQuery, ingress: Option<&str>) -> Route {
         argv.extend(["from", &source, "iif", ingress]);
     }
     argv.extend([
-        "mark", &mark, "ipproto", "tcp", "sport", "1234", "dport", "80",
+        "mark", &mark, "ipproto", "6", "sport", "1234", "dport", "80",
     ]);
     let output = rig.router.exec(&argv);
     let Ok(routes) = serde_json::from_slice::<Vec<Value>>(&output.stdout) else {
@@ -133,7 +133,7 @@ fn routes_are_what_ip_route_get_says_with_rules_marks_and_types() {
         "route add prohibit 10.94.2.0/24",
         "route add default via 10.92.0.9 table 77",
         "rule add fwmark 0x5 table 77",
-        "rule add ipproto tcp dport 80 to 10.95.0.0/16 table 77",
+        "rule add ipproto 6 dport 80 to 10.95.0.0/16 table 77",
         "-6 route add fd93::/64 via fd92::2 mtu 1320",
         "-6 route add unreachable fd94::/64",
         "route add 10.96.0.0/24 via inet6 fd92::2 dev wan",

@@ -8,6 +8,7 @@
 //! *Standard*: none.
 
 mod seam;
+mod wire;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -26,6 +27,7 @@ use super::core::{
 use super::network::{Hazard, Links, Route};
 use crate::api::SessionKey;
 pub(crate) use seam::{ConntrackNews, FromHost, Host, HostNews, Kernel, NetworkNews};
+pub(crate) use wire::offload;
 
 /// How long an agent that was told to end takes sessions back.
 pub(crate) const END_MAX: Duration = Duration::from_secs(3);

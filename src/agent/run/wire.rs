@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{ConntrackNews, FromHost, Host, HostNews, Kernel, NetworkNews, Order, Parts, drive};
-use crate::agent::channel::reprove::ReproveStatus;
+use crate::api::reprove::ReproveStatus;
 use crate::agent::channel::{self, Channel, ChannelError, ElementView};
 use crate::agent::config::{self, Accounting, Config};
 use crate::agent::connection::{Connection, ConntrackEvent};
 use crate::agent::core::ports::Vnic;
 use crate::agent::core::settings::{Mark, Mode, Revocation, Settings, Switches};
 use crate::agent::core::{CallError, Core, Element, Offered, Outcome, Reprove};
-use crate::agent::kernel::{self, ConntrackEvents, EventMode, Groups, NetworkEvents};
+use crate::agent::kernel::{self, ConntrackEvents, EventMode, Groups, KernelError, NetworkEvents};
 use crate::agent::network::{Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
 use crate::agent::service::{self, AgentError};
 use crate::agent::status::Ask;
@@ -48,14 +48,14 @@ pub(crate) async fn offload(parts: service::Parts) -> Result<(), AgentError> {
     let parts = Parts {
         kernel: Rc::new(kernel),
         host: Rc::new(RealHost(channel)),
-        conntrack: ConntrackEvents::open(Groups::ALL)?,
-        network: NetworkEvents::open().await?,
+        conntrack: ConntrackEvents::open(Groups::ALL).map_err(KernelError::from)?,
+        network: NetworkEvents::open().await.map_err(KernelError::from)?,
         from_host: HostFeed(from_host),
     };
     let core = Core::new(settings(&config));
     let (orders, received) = mpsc::channel(4);
     tokio::select! {
-        ended = drive(core, parts, received) => Ok(ended?),
+        ended = drive(core, parts, received) => Ok(ended.map_err(KernelError::from)?),
         () = pass_on(asks, end, orders) => Ok(()),
     }
 }
@@ -71,7 +71,9 @@ async fn pass_on(
             // Who asked may have gone; the driver ends with its last order.
             let _gone = match ask {
                 Ask::Status(answer) => show(&orders, answer).await,
-                Ask::Mode(mode, done) => orders.send(Order::Mode(self::mode(mode), done)).await.ok(),
+                Ask::Mode(mode, done) => {
+                    orders.send(Order::Mode(self::mode(mode), done)).await.ok()
+                }
             };
         }
         std::future::pending().await
@@ -85,7 +87,10 @@ async fn pass_on(
     std::future::pending().await
 }
 
-async fn show(orders: &mpsc::Sender<Order>, answer: oneshot::Sender<serde_json::Value>) -> Option<()> {
+async fn show(
+    orders: &mpsc::Sender<Order>,
+    answer: oneshot::Sender<serde_json::Value>,
+) -> Option<()> {
     let (shown, snapshot) = oneshot::channel();
     orders.send(Order::Show(SHOWN, shown)).await.ok()?;
     let value = serde_json::to_value(snapshot.await.ok()?).ok()?;
@@ -287,7 +292,9 @@ const fn outcome(status: OffloadStatus) -> Outcome {
 impl Host for RealHost {
     async fn open_epoch(&self) -> Result<Option<Duration>, CallError> {
         let opened = self.0.open_epoch().await?;
-        Ok(opened.lease.map(|seconds| Duration::from_secs(seconds.into())))
+        Ok(opened
+            .lease
+            .map(|seconds| Duration::from_secs(seconds.into())))
     }
 
     async fn element(&self) -> Result<Element, CallError> {

@@ -71,6 +71,8 @@ pub(super) struct Line {
     retry_reprove: Retry,
     /// All are to be proved again, since then.
     pub(super) reprove_all: Option<Moment>,
+    /// Single ones could not be told so, since then.
+    reprove_late: Option<Moment>,
 }
 
 impl Default for Line {
@@ -89,6 +91,7 @@ impl Default for Line {
             reproving: None,
             retry_reprove: Retry::default(),
             reprove_all: None,
+            reprove_late: None,
         }
     }
 }
@@ -302,13 +305,14 @@ impl Core {
             })
         });
         if keys.is_empty() {
+            self.line.reprove_late = None;
             return;
         }
         self.statistics.reproved += keys.len() as u64;
         keys.iter().for_each(|id| self.await_proof(*id, now));
         let named = keys.iter().filter_map(|id| id.key()).collect();
         self.line.reproving = Some(Reproving {
-            since: now,
+            since: self.line.reprove_late.unwrap_or(now),
             ids: Some(keys),
         });
         actions.push(Action::Reprove(Reprove::Keys(named)));
@@ -344,6 +348,7 @@ impl Core {
         match result {
             Ok(absent) => {
                 self.line.retry_reprove.succeeded();
+                self.line.reprove_late = None;
                 for id in absent.iter().filter_map(Id::from_key) {
                     let is_live = (self.held.get(&id)).is_some_and(|of| of.stage == Stage::Live);
                     // It ended, and that was not heard.
@@ -363,7 +368,10 @@ impl Core {
                             .map_or(call.since, |at| at.min(call.since));
                         self.line.reprove_all = Some(since);
                     }
-                    Some(ids) => ids.into_iter().for_each(|id| self.reprove_one(id)),
+                    Some(ids) => {
+                        self.line.reprove_late.get_or_insert(call.since);
+                        ids.into_iter().for_each(|id| self.reprove_one(id));
+                    }
                 }
             }
         }
@@ -473,6 +481,7 @@ impl Core {
                 self.line.wants_epoch = false;
                 self.line.wants_sync = false;
                 self.line.reprove_all = None;
+                self.line.reprove_late = None;
                 self.begin_anew(now);
             }
             Err(_) => self.line.retry.failed(now),

@@ -371,7 +371,10 @@ impl Core {
         let interface = |index: &IfIndex| match self.ports.get(*index) {
             Ok(port) if port.vlan == 0 => port.vnic.to_string(),
             Ok(port) => format!("{} vlan {}", port.vnic, port.vlan),
-            Err(reason) => reason.word().to_owned(),
+            Err(reason) => match self.links.0.get(index).and_then(|of| of.obstacle.as_ref()) {
+                Some(obstacle) => format!("{}: {obstacle}", reason.word()),
+                None => reason.word().to_owned(),
+            },
         };
         Snapshot {
             element: self.element.name.clone(),
