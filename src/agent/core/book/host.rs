@@ -441,6 +441,7 @@ impl Core {
             match self.session_of(id) {
                 Ok(session) => {
                     self.asked(id, now);
+                    self.be_liberal(id);
                     ids.push(id);
                     sessions.push(session);
                 }

@@ -77,7 +77,9 @@ impl Core {
     }
 
     /// TCP's windows are seen no more: a segment that comes back to the guest is to be valid.
-    fn be_liberal(&mut self, id: Id) {
+    /// So is one of the direction that is not handed over yet, which acknowledges what went
+    /// around: before any is, therefore.
+    pub(super) fn be_liberal(&mut self, id: Id) {
         let Some(held) = self.held.get_mut(&id) else {
             return;
         };
