@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, After, Core, Id, KernelRequest, Mode, Moment, Stage};
-use crate::agent::connection::Connection;
+use crate::agent::connection::{Connection, TcpState};
 use crate::agent::core::action::KernelAnswer;
 use crate::agent::core::held::Held;
 use crate::agent::network::Route;
@@ -136,7 +136,17 @@ impl Core {
         let Some(settling) = self.settling.remove(&id) else {
             return;
         };
-        let Some(left) = found.and_then(|connection| connection.timeout) else {
+        let Some(connection) = found else {
+            return;
+        };
+        // Its end has times of its own: the guest has seen it, and set them.
+        if connection
+            .tcp
+            .is_some_and(|state| state != TcpState::ESTABLISHED)
+        {
+            return;
+        }
+        let Some(left) = connection.timeout else {
             return;
         };
         let (at, given) = settling.refreshed;
