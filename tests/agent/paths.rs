@@ -127,9 +127,7 @@ pub fn tcp_is_offloaded_on_every_path(rig: &mut Rig) {
         assert_eq!(report.seen_by_server.ip().to_string(), appears, "{name}");
         // The end is the guest's: so it forgets the connection.
         rig.wait_handed_back(to, SOON);
-        eventually(SOON, "the guest forgets the connection", || {
-            rig.tracked("tcp", to).is_none()
-        });
+        rig.wait_forgotten("tcp", to);
     }
     let share = rig.packets().through_guest_since(before);
     assert!(share < SHARE_MAX, "{share} went through the guest");

@@ -318,6 +318,20 @@ impl Rig {
             .map(str::to_owned)
     }
 
+    /// Waits until the guest's conntrack has no connection to `to` any more.
+    pub fn wait_forgotten(&mut self, protocol: &str, to: SocketAddr) {
+        let started = now();
+        while let Some(line) = self.tracked(protocol, to) {
+            if started.elapsed() > SOON {
+                panic!(
+                    "the guest still tracks {line}; the agent\n{}",
+                    self.agent_status()
+                );
+            }
+            pause(LOOK_EVERY);
+        }
+    }
+
     /// Bytes of a connection, both ways, that the guest has seen.
     pub fn seen_by_guest(&mut self, protocol: &str, to: SocketAddr) -> u64 {
         let line = self.tracked(protocol, to).unwrap_or_default();
