@@ -16,7 +16,7 @@ use super::config::{Config, ConfigError};
 use super::kernel::KernelError;
 use super::local::{Local, LocalError};
 use super::proxy;
-use super::run;
+use super::run as offloading;
 use super::shields::shields;
 use super::status::{self, Ask, Desk};
 use crate::orders::{Order, Orders};
@@ -141,7 +141,7 @@ async fn serve(
             end,
         };
         if does_offload {
-            return run::offload(parts).await;
+            return offloading::offload(parts).await;
         }
         // Nobody wants to know what comes from the host.
         drop(parts);
