@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::load;
 use crate::support::ovs::Ovs;
-use crate::support::process::{needs, succeed};
+use crate::support::process::{needs, pin};
 use crate::support::shunt::Shunt;
 use crate::support::testpmd::Testpmd;
 use crate::support::{Dir, eventually, now, pause};
@@ -86,7 +86,7 @@ impl Contender {
                 load::offload(&control, "router", ingress, egress, load.flows);
             }
         }
-        pin(shunt.process().id(), WORKER_CPU);
+        pin(shunt.process().id(), &WORKER_CPU.to_string());
         Self::with(name, dir, load, "", Backend::Shunt(Box::new(shunt)))
     }
 
@@ -274,19 +274,6 @@ fn rules(from: u32, to: u32, flows: u32) -> String {
         .unwrap();
     }
     text
-}
-
-fn pin(process: u32, cpu: usize) {
-    let (cpu, process) = (cpu.to_string(), process.to_string());
-    let argv = [
-        "taskset",
-        "--all-tasks",
-        "--pid",
-        "--cpu-list",
-        &cpu,
-        &process,
-    ];
-    succeed(&argv);
 }
 
 fn after<'t>(text: &'t str, mark: &str) -> &'t str {

@@ -31,7 +31,7 @@ use paced::{Run, Tag, Way};
 use report::{Peer, Report, cpu_seconds, median};
 use support::hugepages::Hugepages;
 use support::ovs::{self, Ovs};
-use support::process::succeed;
+use support::process::pin;
 use support::shunt::Shunt;
 use support::{Dir, eventually, eventually_some, now};
 
@@ -43,7 +43,7 @@ const SOUND_DEADLINE: Duration = Duration::from_secs(30);
 const RATES: [u64; 4] = [0, 1_000, 10_000, 100_000];
 
 fn main() {
-    on_cpu("0", std::process::id());
+    pin(std::process::id(), "0");
     let _hugepages = Hugepages::free(ovs::MEMORY_MIB);
     let mut contenders = [
         Contender::shunt("adaptive"),
@@ -132,7 +132,7 @@ impl Contender {
         }
         let mut shunt = Shunt::start(&dir, &config);
         load::offload(&dir.file("control.sock"), "router", "lan", "wan", 1);
-        on_cpu("1", shunt.process().id());
+        pin(shunt.process().id(), "1");
         let (from, to) = (
             End::connect(&dir.file("lan-uplink.sock")),
             End::connect(&dir.file("wan-uplink.sock")),
@@ -266,16 +266,4 @@ fn frame() -> Vec<u8> {
         .write(&mut frame, &[0; 18])
         .unwrap();
     frame
-}
-
-fn on_cpu(cpu: &str, process: u32) {
-    let process = process.to_string();
-    succeed(&[
-        "taskset",
-        "--all-tasks",
-        "--pid",
-        "--cpu-list",
-        cpu,
-        &process,
-    ]);
 }

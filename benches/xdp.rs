@@ -34,7 +34,7 @@ use report::{Peer, Report, cpu_seconds, median};
 use serde_json::{Value, json};
 use support::guest::Guest;
 use support::netns::Netns;
-use support::process::succeed;
+use support::process::pin;
 use support::router::{Flow, Sessions};
 use support::shunt::Shunt;
 use support::testpmd::Testpmd;
@@ -120,9 +120,9 @@ impl Wires {
                 at(&format!("{SERVER}:{UDP_TO}")),
             ),
         );
-        place(std::process::id(), "0");
+        pin(std::process::id(), "0");
         let rate = blaster.highest_rate(start, EFFORT);
-        place(std::process::id(), "0,1");
+        pin(std::process::id(), "0,1");
         rate
     }
 
@@ -174,12 +174,6 @@ impl Wires {
     }
 }
 
-/// Binds all threads of a process to cores.
-fn place(pid: u32, cores: &str) {
-    let pid = pid.to_string();
-    succeed(&["taskset", "--all-tasks", "--pid", "--cpu-list", cores, &pid]);
-}
-
 /// The kernel forwards, with NAT.
 fn kernel() -> Wires {
     let wires = Wires::new();
@@ -225,7 +219,7 @@ impl Ours {
         let wires = Wires::new();
         let mut shunt = Shunt::start_in(&wires.middle, dir, CONFIG);
         // `ip netns exec` has become the program: the id is its own.
-        place(shunt.process().id(), "1");
+        pin(shunt.process().id(), "1");
         let sessions = Sessions::new(shunt.control());
         let mut guest = Guest::build()
             .vnic(&dir.file("lan.sock"))

@@ -293,7 +293,7 @@ fn a_reload_tells_each_change_and_fails_if_one_did() {
 }
 
 #[test]
-fn sessions_of_a_file_are_offered_and_withdrawn_in_as_many_calls_as_needed() {
+fn sessions_of_a_file_are_offered_reproved_and_withdrawn_in_as_many_calls_as_needed() {
     let server = Server::start();
     let sessions: Vec<Value> = (0..ROOM).map(|n| session(&format!("s{n}"), 1)).collect();
     let input = json!({"shunt-offload:input": {"session": sessions}});
@@ -309,6 +309,19 @@ fn sessions_of_a_file_are_offered_and_withdrawn_in_as_many_calls_as_needed() {
     assert_eq!(output.status.code(), Some(0));
     let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(printed["result"].as_array().expect("results").len(), ROOM);
+
+    let (code, printed) = answer(&server, &["session", "reprove", "s1", "nobody"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        printed,
+        json!({"reproved": "1", "result": [
+            {"key": "s1", "result": "pending"}, {"key": "nobody", "result": "absent"}]})
+    );
+    let (code, printed) = answer(&server, &["session", "reprove", "--all"]);
+    assert_eq!(
+        (code, printed),
+        (Some(0), json!({"reproved": ROOM.to_string()}))
+    );
 
     let (code, printed) = answer(&server, &["session", "del", "s1", "nobody"]);
     assert_eq!(code, Some(0));
@@ -567,6 +580,8 @@ fn the_manual_names_every_leaf_result_and_limit() {
         "invalid",
         "withdrawn",
         "absent",
+        "pending",
+        "reproved",
         "close-code",
         "drain-bounds",
         "installed",

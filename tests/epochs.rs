@@ -134,6 +134,11 @@ fn a_new_epoch_withdraws_the_sessions_of_the_old_one_and_refuses_its_calls() {
         "stale-epoch",
     );
     world.refused(
+        "reprove",
+        &json!({ "epoch": old, "all": true }),
+        "stale-epoch",
+    );
+    world.refused(
         "sync",
         &json!({ "epoch": old, "begin": [null] }),
         "stale-epoch",
@@ -164,7 +169,12 @@ fn a_delayed_offload_of_an_older_connection_changes_nothing_after_a_newer_withdr
     world.call("withdraw", &of("18", json!({ "key": ["s0"] })));
     world.refused("offload", &of("17", offer()), "fenced");
     world.refused("withdraw", &of("17", json!({ "all": true })), "fenced");
+    world.refused("reprove", &of("17", json!({ "all": true })), "fenced");
     world.refused("sync", &of("17", json!({ "begin": [null] })), "fenced");
+    let known = json!({ "key": ["s1", "s0"] });
+    let reproved = world.call("reprove", &of("18", known));
+    let results = json!([{"key": "s1", "result": "pending"}, {"key": "s0", "result": "absent"}]);
+    assert_eq!(reproved, json!({ "reproved": "0", "result": results }));
     world.refused("open-epoch", &json!({ "fence": "17" }), "fenced");
     assert_eq!(world.keys(), ["s1"]);
     // Whoever says nothing of connections is an operator, or of the previous model.

@@ -74,8 +74,8 @@ fn hand_over_prompt(router: &Router, dice: &Dice, rounds: u32) {
     flows.into_iter().for_each(|flow| drop(flow.end()));
 }
 
-/// Installs a session for each flow and takes it back, `rounds` times, each time after a
-/// delay of its own.
+/// Installs a session for each flow, has it proved again and takes it back, `rounds` times, each
+/// time after a delay of its own.
 fn install_all(router: &Router, flows: &[Traffic], mode: &str, dice: &Dice, rounds: u32) {
     let started = now();
     std::thread::scope(|scope| {
@@ -87,6 +87,12 @@ fn install_all(router: &Router, flows: &[Traffic], mode: &str, dice: &Dice, roun
                     pause(dice.below(DELAY_MAX));
                     sessions.offload(&[flow.session(&key, mode)]);
                     eventually(SOON, &format!("{key} is handed over"), || {
+                        sessions.flows(&key) == [Flow::Active; 2]
+                    });
+                    flow.wait_moves_on();
+                    assert_eq!(sessions.reprove(&key), 1);
+                    flow.wait_moves_on();
+                    eventually(SOON, &format!("{key} is handed over again"), || {
                         sessions.flows(&key) == [Flow::Active; 2]
                     });
                     flow.wait_moves_on();
@@ -210,6 +216,73 @@ fn a_session_that_the_guest_does_not_carry_out_never_becomes_active_in_either_mo
             router.control.flows(key)[0] == Flow::Active
         });
     }
+}
+
+#[test]
+fn after_a_reprove_only_what_the_guest_still_carries_out_is_offloaded_again_in_either_mode() {
+    let mut router = Router::start(|guest| guest);
+    let gap = Duration::from_millis(5);
+    let offer = |port: u16, mode: &str| {
+        let to = at(&format!("{SERVER}:{port}"));
+        let sender = UdpSender::start(&router.lan, any(CLIENT), to, 100, gap);
+        let key = format!("{mode}{port}");
+        let nat = json!({"source-address": WAN});
+        let mut offer = session(&key, mode, "udp", sender.address(), to, nat);
+        offer["original"]["dscp"] = json!(0);
+        router.control.offload(&[offer]);
+        (key, sender)
+    };
+    // Two flows of each kind of change to come, and two that nothing happens to.
+    let ports = OTHERWISE.iter().map(|otherwise| otherwise.port);
+    let changed: Vec<_> = ports
+        .flat_map(|port| ["ordered", "prompt"].map(|mode| offer(port, mode)))
+        .collect();
+    let kept = ["ordered", "prompt"].map(|mode| offer(7000, mode));
+    let all_active = |flows: &[(String, UdpSender)]| {
+        let mut keys = flows.iter().map(|(key, _)| key);
+        keys.all(|key| router.control.flows(key)[0] == Flow::Active)
+    };
+    eventually(SOON, "all are handed over", || {
+        all_active(&changed) && all_active(&kept)
+    });
+
+    for otherwise in &OTHERWISE {
+        router.guest.succeed(otherwise.make);
+    }
+    // Translations are decided once for a connection.
+    router.guest.succeed("conntrack -F");
+    assert!(all_active(&changed), "nobody has told the backend");
+    let asked = now();
+    assert_eq!(router.control.reprove_all(), 12);
+    println!("12 sessions sent back in {:?}", asked.elapsed());
+    let forwarded = |key: &str| {
+        let status = router.control.status(key);
+        assert_ne!(status["original"]["state"], "active", "{key}");
+        let packets = status["original"]["packets"].as_str();
+        packets.unwrap().parse::<u64>().unwrap()
+    };
+    // The burst that a worker was at is through.
+    let before: Vec<_> = changed
+        .iter()
+        .map(|(key, sender)| (forwarded(key), sender.sent()))
+        .collect();
+    eventually(SOON, "400 more of each are sent", || {
+        let mut pairs = changed.iter().zip(&before);
+        pairs.all(|((key, sender), (packets, sent))| {
+            let more = forwarded(key) - packets;
+            assert_eq!(more, 0, "packets of {key} that went around the guest");
+            sender.sent() > sent + 400
+        })
+    });
+    eventually(SOON, "the others are handed over again", || {
+        all_active(&kept)
+    });
+
+    for otherwise in &OTHERWISE {
+        router.guest.succeed(otherwise.undo);
+    }
+    router.guest.succeed("conntrack -F");
+    eventually(SOON, "all are handed over again", || all_active(&changed));
 }
 
 /// A connection under way.

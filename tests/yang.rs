@@ -19,6 +19,7 @@ const RELOAD: &str = "/restconf/operations/shunt-offload:reload";
 const SHIELD: &str = "/restconf/operations/shunt-offload:shield";
 const UNSHIELD: &str = "/restconf/operations/shunt-offload:unshield";
 const WITHDRAW: &str = "/restconf/operations/shunt-offload:withdraw";
+const REPROVE: &str = "/restconf/operations/shunt-offload:reprove";
 const STATE: &str = "/restconf/data/shunt-offload:state";
 
 /// Every leaf that a session can have.
@@ -134,8 +135,10 @@ fn what_a_running_backend_says_is_of_the_model() {
     }
 
     let keys = json!({ "shunt-offload:input": { "key": ["ping", "nowhere"] } });
+    call(&shunt, &model, REPROVE, "reprove", &keys);
     call(&shunt, &model, WITHDRAW, "withdraw", &keys);
     let all = json!({ "shunt-offload:input": { "all": true } });
+    call(&shunt, &model, REPROVE, "reprove", &all);
     call(&shunt, &model, WITHDRAW, "withdraw", &all);
     state();
 
@@ -433,6 +436,7 @@ fn kind_of(body: &Value) -> Option<Kind> {
         return Some(Kind::Input("unshield"));
     }
     if is(input, "key") || is(input, "all") {
+        // Or `reprove`, which takes the same.
         return Some(Kind::Input("withdraw"));
     }
     if is(input, "fence") {
@@ -447,6 +451,9 @@ fn kind_of(body: &Value) -> Option<Kind> {
     }
     if output["result"][0]["name"].is_string() {
         return Some(Kind::Output("shield"));
+    }
+    if is(output, "reproved") {
+        return Some(Kind::Output("reprove"));
     }
     if is(output, "result") {
         // All words of `offload` are words of `sync`.

@@ -81,13 +81,23 @@ pub struct Desk {
 pub async fn serve(local: &Local, desk: Desk) -> Infallible {
     let answer = move |request| {
         let desk = desk.clone();
-        async move { desk.answer(request).await.unwrap_or_else(|refusal| refusal) }
+        async move {
+            desk.answer(request)
+                .await
+                .unwrap_or_else(|refusal| *refusal)
+        }
     };
     local.serve(answer).await
 }
 
 /// An answer, or a refusal, which is one too.
-type Outcome = Result<Response<Body>, Response<Body>>;
+type Outcome = Result<Response<Body>, Refusal>;
+type Refusal = Box<Response<Body>>;
+
+/// Nothing was done, and what to do.
+fn refusal(status: StatusCode, text: &str) -> Refusal {
+    Box::new(problem(status, text, false))
+}
 
 impl Desk {
     async fn answer(&self, request: Request<Incoming>) -> Outcome {
@@ -100,13 +110,9 @@ impl Desk {
             (&Method::POST, "/unshield") => self.unshield(body(request).await?).await,
             (_, "/status" | "/shields" | "/mode" | "/shield" | "/unshield") => {
                 let text = "another method is for this path";
-                Err(problem(StatusCode::METHOD_NOT_ALLOWED, text, false))
+                Err(refusal(StatusCode::METHOD_NOT_ALLOWED, text))
             }
-            _ => Err(problem(
-                StatusCode::NOT_FOUND,
-                "there is no such path",
-                false,
-            )),
+            _ => Err(refusal(StatusCode::NOT_FOUND, "there is no such path")),
         }
     }
 
@@ -128,7 +134,7 @@ impl Desk {
     async fn set_mode(&self, order: ModeOrder) -> Outcome {
         let Some(offload) = &self.offload else {
             let text = "this agent does not offload: it is a proxy only";
-            return Err(problem(StatusCode::CONFLICT, text, false));
+            return Err(refusal(StatusCode::CONFLICT, text));
         };
         ask(offload, |done| Ask::Mode(order.mode, done)).await?;
         Ok(json_answer(StatusCode::OK, &json!(order)))
@@ -147,7 +153,7 @@ impl Desk {
     async fn unshield(&self, order: UnshieldOrder) -> Outcome {
         if order.all != order.name.is_empty() {
             let text = "give either names or `all`: true";
-            return Err(problem(StatusCode::BAD_REQUEST, text, false));
+            return Err(refusal(StatusCode::BAD_REQUEST, text));
         }
         let names = (!order.all).then_some(order.name);
         let removed = self.shields.remove(names).await.ok_or_else(ending)?;
@@ -159,7 +165,7 @@ impl Desk {
 async fn ask<T>(
     offload: &mpsc::Sender<Ask>,
     of: impl FnOnce(oneshot::Sender<T>) -> Ask,
-) -> Result<T, Response<Body>> {
+) -> Result<T, Refusal> {
     let (sender, answer) = oneshot::channel();
     let asked = async {
         offload.send(of(sender)).await.ok()?;
@@ -170,20 +176,23 @@ async fn ask<T>(
         Ok(None) => Err(ending()),
         Err(_) => {
             let text = "the agent is busy: ask again";
-            Err(problem(StatusCode::SERVICE_UNAVAILABLE, text, true))
+            Err(Box::new(problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                text,
+                true,
+            )))
         }
     }
 }
 
 /// The part that was asked is gone.
-fn ending() -> Response<Body> {
-    let text = "the agent is ending";
-    problem(StatusCode::SERVICE_UNAVAILABLE, text, false)
+fn ending() -> Refusal {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
 }
 
 /// The body of a request.
-async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Response<Body>> {
-    let refused = |text: &str| problem(StatusCode::BAD_REQUEST, text, false);
+async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let refused = |text: &str| refusal(StatusCode::BAD_REQUEST, text);
     let read = Limited::new(request.into_body(), BODY_MAX).collect();
     let whole = timeout(PATIENCE, read).await;
     let whole = whole.map_err(|_| refused("the body did not come in time"))?;

@@ -31,6 +31,7 @@ use super::link::{Link, LinkError};
 use super::offload::{OffloadInput, OffloadOutput};
 use super::path::{OPERATIONS, Resource, stream_path};
 use super::reload::ReloadOutput;
+use super::reprove::{ReproveInput, ReproveOutput};
 use super::session::SessionKey;
 use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::sse::{self, Parser, TooLong};
@@ -137,6 +138,16 @@ impl Client {
         }
     }
 
+    /// Whether the backend has epochs and fences: those of the model of 2026-11-23 refuse to be
+    /// told of them.
+    pub async fn knows_epochs(&self) -> Result<bool, ClientError> {
+        match &self.way {
+            // Whoever asks a socket himself says what he means.
+            Way::Socket(_) => Ok(true),
+            Way::Link(link) => Ok(link.knows_epochs().await?),
+        }
+    }
+
     /// Begins an epoch: the element's sessions are withdrawn.
     pub async fn open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ClientError> {
         self.call("open-epoch", input).await
@@ -182,6 +193,11 @@ impl Client {
     /// Takes sessions back.
     pub async fn withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ClientError> {
         self.call("withdraw", input).await
+    }
+
+    /// Sends sessions back to be proved again.
+    pub async fn reprove(&self, input: ReproveInput) -> Result<ReproveOutput, ClientError> {
+        self.call("reprove", input).await
     }
 
     /// Has the configuration file read again. A change that failed is a result, not an error.

@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::events::EventFeed;
 use super::offload::{OffloadInput, OffloadOutput};
 use super::reload::ReloadOutput;
+use super::reprove::{ReproveInput, ReproveOutput};
 use super::session::SessionKey;
 use super::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use super::state::{Ports, SessionReport, Statistics, Summary};
@@ -60,6 +61,11 @@ pub trait Control: Send + Sync + 'static {
 
     /// Carries out `withdraw`; one result per key, in order.
     fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput>;
+
+    /// Carries out `reprove`; one result per key, in order.
+    fn reprove(&self, _input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(async { Err(ApiError::not_offered()) })
+    }
 
     /// Carries out `reload`.
     fn reload(&self) -> Answer<'_, ReloadOutput>;

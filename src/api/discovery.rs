@@ -55,7 +55,17 @@ pub(crate) const ELEMENT_OPERATIONS: &[&str] = &[
     "shunt-offload:open-epoch",
     "shunt-offload:offload",
     "shunt-offload:withdraw",
+    "shunt-offload:reprove",
     "shunt-offload:sync",
+    "shunt-offload:shield",
+    "shunt-offload:unshield",
+];
+
+/// The operations that operators call for elements.
+pub(crate) const OPERATOR_OPERATIONS: &[&str] = &[
+    "shunt-offload:offload",
+    "shunt-offload:withdraw",
+    "shunt-offload:reprove",
     "shunt-offload:shield",
     "shunt-offload:unshield",
 ];
@@ -65,6 +75,7 @@ pub(crate) const BACKEND_OPERATIONS: &[&str] = &[
     "shunt-offload:open-epoch",
     "shunt-offload:offload",
     "shunt-offload:withdraw",
+    "shunt-offload:reprove",
     "shunt-offload:sync",
     "shunt-offload:reload",
     "shunt-offload:shield",
@@ -120,6 +131,8 @@ pub(crate) fn restconf_state_with<'a>(
 /// A module of ours.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Own {
+    /// Its text.
+    pub(crate) text: &'static str,
     /// Its name.
     pub(crate) name: &'static str,
     /// Its revision.
@@ -132,6 +145,7 @@ pub(crate) struct Own {
 
 /// The module of sessions.
 pub(crate) const OFFLOAD: Own = Own {
+    text: MODULE_TEXT,
     name: MODULE,
     revision: REVISION,
     namespace: "urn:shunt:offload",
@@ -140,6 +154,7 @@ pub(crate) const OFFLOAD: Own = Own {
 
 /// The module of a controller's configuration.
 pub(crate) const INVENTORY: Own = Own {
+    text: super::inventory::MODULE.text,
     name: "shunt-inventory",
     revision: "2026-11-24",
     namespace: "urn:shunt:inventory",
@@ -147,38 +162,46 @@ pub(crate) const INVENTORY: Own = Own {
 };
 
 /// Container `yang-library` of ietf-yang-library, with `own` in one datastore.
-pub(crate) fn yang_library(own: Own, datastore: &str) -> Value {
+pub(crate) fn yang_library(own: &[Own], datastore: &str) -> Value {
     let mut imported = vec![
         ietf("ietf-datastores", "2018-02-14"),
         ietf("ietf-inet-types", "2013-07-15"),
         ietf("ietf-yang-types", "2013-07-15"),
     ];
-    if own.name == MODULE {
+    if own.iter().any(|own| own.name == MODULE) {
         imported.push(ietf("ietf-ethertypes", "2019-03-04"));
         imported.push(ietf("ietf-packet-fields", "2019-03-04"));
     }
+    let mut modules: Vec<Value> = own.iter().map(of_ours).collect();
+    modules.push(ietf("ietf-restconf-monitoring", "2017-01-26"));
+    modules.push(ietf("ietf-yang-library", LIBRARY_REVISION));
     json!({
         "module-set": [{
             "name": "all",
-            "module": [
-                {
-                    "name": own.name, "revision": own.revision, "namespace": own.namespace,
-                    "location": [own.path]
-                },
-                ietf("ietf-restconf-monitoring", "2017-01-26"),
-                ietf("ietf-yang-library", LIBRARY_REVISION)
-            ],
+            "module": modules,
             "import-only-module": imported
         }],
         "schema": [{ "name": "all", "module-set": ["all"] }],
         "datastore": [{ "name": format!("ietf-datastores:{datastore}"), "schema": "all" }],
-        "content-id": content_id(own.revision)
+        "content-id": content_id(own)
+    })
+}
+
+fn of_ours(own: &Own) -> Value {
+    json!({
+        "name": own.name, "revision": own.revision, "namespace": own.namespace,
+        "location": [own.path]
     })
 }
 
 /// Changes whenever the library does.
-fn content_id(revision: &str) -> String {
-    format!("{}-{revision}", env!("CARGO_PKG_VERSION"))
+fn content_id(own: &[Own]) -> String {
+    let revisions = own.iter().map(|own| own.revision);
+    let all: Vec<&str> = [env!("CARGO_PKG_VERSION")]
+        .into_iter()
+        .chain(revisions)
+        .collect();
+    all.join("-")
 }
 
 fn ietf(name: &str, revision: &str) -> Value {

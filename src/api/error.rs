@@ -172,6 +172,17 @@ impl ApiError {
         )
     }
 
+    /// The backend of the element's host is of a revision without this operation: 501.
+    pub fn of_older_backend() -> Self {
+        Self::protocol(
+            StatusCode::NOT_IMPLEMENTED,
+            ErrorTag::OperationNotSupported,
+            "the backend of the host is of the model of 2026-11-23: offer and withdraw sessions, \
+             without epochs",
+        )
+        .app_tag("older-backend")
+    }
+
     /// The backend is ending or a part of it failed: 500. `what` says which.
     pub fn failed(what: impl Into<String>) -> Self {
         Self::application(

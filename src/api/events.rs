@@ -119,6 +119,16 @@ pub struct HandedOver {
     /// At a bound, so that packets may have been reordered.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// Packets that may have been overtaken.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overtaken: u32,
+    /// Parked packets that found no room when they were released.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A direction of a session.

@@ -4,13 +4,15 @@
 //! again when it broke or its certificates are old. While the backend is away requests are
 //! refused at once, but for one attempt every `HOLD_OFF`. A request is sent once; it is tried
 //! on a second connection only where it was not on the first.
+//! A backend of the model's revision 2026-11-23 speaks HTTP/1.1 only, on a socket: it is asked for its
+//! revision first, and gets a connection for each request.
 //! *Refuses*: backends whose certificate is not believed, or does not name their host.
 //! *Caller's duty*: what broke after it was sent is the sender's to judge.
 //! *Standard*: RFC 9113; over TLS by ALPN, on a unix socket with prior knowledge.
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,10 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::previous::{ask_single, is_previous};
+
+/// A backend of that is looked at again after so long: it may have been brought up to date.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// After an attempt failed, how long no other is made.
 const HOLD_OFF: Duration = Duration::from_millis(250);
 /// How long a connection may take to be made.
@@ -174,8 +180,17 @@ pub struct Link {
 enum State {
     Idle,
     Connected(Connection),
+    /// Its backend is of the previous revision; looked at again at this time.
+    Previous(Instant),
     /// No attempt before this time.
     Away(Instant),
+}
+
+/// How a request gets to the backend.
+enum Way {
+    Kept(Connection),
+    /// By a connection of HTTP/1.1 each, to this socket.
+    Single(PathBuf),
 }
 
 /// A connection, and what it was made with.
@@ -202,7 +217,10 @@ impl Link {
     /// # Errors
     /// See [`LinkError`]; all but [`LinkError::Broken`] mean that it was not sent.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, LinkError> {
-        let mut connection = self.connection().await?;
+        let mut connection = match self.way().await? {
+            Way::Kept(connection) => connection,
+            Way::Single(socket) => return self.send_single(&socket, request).await,
+        };
         let sent = connection.sender.try_send_request(self.addressed(request));
         let mut error = match sent.await {
             Ok(response) => return Ok(response),
@@ -213,9 +231,22 @@ impl Link {
             return Err(self.broken(error.into_error()));
         };
         self.forget(&connection).await;
-        let mut sender = self.connection().await?.sender;
-        let sent = sender.send_request(unsent).await;
-        sent.map_err(|error| self.broken(error))
+        match self.way().await? {
+            Way::Kept(mut connection) => {
+                let sent = connection.sender.send_request(unsent).await;
+                sent.map_err(|error| self.broken(error))
+            }
+            Way::Single(socket) => self.send_single(&socket, unsent).await,
+        }
+    }
+
+    /// Whether the backend is of a revision that has epochs and fences.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub async fn knows_epochs(&self) -> Result<bool, LinkError> {
+        let way = self.way().await?;
+        Ok(matches!(way, Way::Kept(_)))
     }
 
     /// Sends one over a connection of its own: for streams, which would take the places of
@@ -227,9 +258,29 @@ impl Link {
         &self,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, LinkError> {
-        let mut connection = self.connect_in_time().await?;
-        let sent = connection.sender.send_request(self.addressed(request));
-        sent.await.map_err(|error| self.broken(error))
+        match self.connect_in_time().await? {
+            Way::Kept(mut connection) => {
+                let sent = connection.sender.send_request(self.addressed(request));
+                sent.await.map_err(|error| self.broken(error))
+            }
+            Way::Single(socket) => self.send_single(&socket, request).await,
+        }
+    }
+
+    /// Sends one to a backend of the previous revision.
+    async fn send_single(
+        &self,
+        socket: &Path,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, LinkError> {
+        let connect = |source| LinkError::Connect {
+            address: self.address.clone(),
+            source,
+        };
+        let stream = UnixStream::connect(socket).await.map_err(connect)?;
+        ask_single(stream, request)
+            .await
+            .map_err(|error| self.broken(error))
     }
 
     fn broken(&self, source: hyper::Error) -> LinkError {
@@ -261,7 +312,7 @@ impl Link {
     }
 
     /// The present connection, or a new one.
-    async fn connection(&self) -> Result<Connection, LinkError> {
+    async fn way(&self) -> Result<Way, LinkError> {
         let current = self.current_credentials();
         // Held while connecting: whoever comes meanwhile waits for the same attempt.
         let mut state = self.state.lock().await;
@@ -269,7 +320,12 @@ impl Link {
             State::Connected(connection)
                 if !connection.sender.is_closed() && is_same(&connection.made_with, &current) =>
             {
-                return Ok(connection.clone());
+                return Ok(Way::Kept(connection.clone()));
+            }
+            State::Previous(until) if Instant::now() < *until => {
+                if let Address::Socket(socket) = &self.address {
+                    return Ok(Way::Single(socket.clone()));
+                }
             }
             State::Away(until) if Instant::now() < *until => {
                 return Err(LinkError::Away(self.address.clone()));
@@ -277,9 +333,12 @@ impl Link {
             _ => {}
         }
         match self.connect_in_time().await {
-            Ok(connection) => {
-                *state = State::Connected(connection.clone());
-                Ok(connection)
+            Ok(way) => {
+                *state = match &way {
+                    Way::Kept(connection) => State::Connected(connection.clone()),
+                    Way::Single(_) => State::Previous(Instant::now() + LOOK_AGAIN),
+                };
+                Ok(way)
             }
             Err(error) => {
                 *state = State::Away(Instant::now() + HOLD_OFF);
@@ -305,13 +364,13 @@ impl Link {
         }
     }
 
-    async fn connect_in_time(&self) -> Result<Connection, LinkError> {
+    async fn connect_in_time(&self) -> Result<Way, LinkError> {
         timeout(CONNECT_MAX, self.connect())
             .await
             .unwrap_or_else(|_| Err(LinkError::Slow(self.address.clone())))
     }
 
-    async fn connect(&self) -> Result<Connection, LinkError> {
+    async fn connect(&self) -> Result<Way, LinkError> {
         let failed = |source| LinkError::Connect {
             address: self.address.clone(),
             source,
@@ -319,6 +378,10 @@ impl Link {
         let made_with = self.current_credentials();
         let sender = match (&self.address, &made_with) {
             (Address::Socket(path), _) => {
+                let stream = UnixStream::connect(path).await.map_err(failed)?;
+                if is_previous(stream).await {
+                    return Ok(Way::Single(path.clone()));
+                }
                 let stream = UnixStream::connect(path).await.map_err(failed)?;
                 shake_hands(stream).await
             }
@@ -342,11 +405,11 @@ impl Link {
             }
         };
         let sender = sender.map_err(|error| self.broken(error))?;
-        Ok(Connection {
+        Ok(Way::Kept(Connection {
             sender,
             made_with,
             identity: Arc::new(()),
-        })
+        }))
     }
 }
 

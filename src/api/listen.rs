@@ -3,8 +3,7 @@
 //! *Promises*: handshakes, first bytes, heads and connections are bounded in time and number;
 //! who has not shown a certificate takes nobody's place who has, and no peer all places. Each
 //! request carries who its peer is ([`Peer`]).
-//! *Refuses*: more than [`CONNECTIONS_MAX`] connections, of one peer more than
-//! [`OF_PEER_MAX`]; what is no HTTP.
+//! *Refuses*: more connections than its [`Limits`], in all or of one peer; what is no HTTP.
 //! *Caller's duty*: judge the peer.
 //! *Standard*: RFC 9112, RFC 9113.
 
@@ -17,6 +16,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,10 +42,8 @@ use super::passage::Visitors;
 use super::preface;
 use super::tls::{self, Files, TlsError};
 
-/// Connections of a listener at a time.
-pub const CONNECTIONS_MAX: usize = 4_096;
-/// Connections of one certificate at a time.
-pub const OF_PEER_MAX: usize = 1_024;
+/// Connections of a local listener at a time.
+const LOCAL_MAX: usize = 4_096;
 /// Handshakes at a time; more wait.
 pub const HANDSHAKES_MAX: usize = 256;
 /// Requests at a time on one connection of HTTP/2.
@@ -58,6 +56,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(2);
 /// The pause after accepting failed, for example for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections a listener with TLS takes at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// In all.
+    pub max_connections: NonZeroU32,
+    /// Of one certificate.
+    pub max_connections_per_peer: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let [all, of_peer] = [4_096, 1_024].map(NonZeroU32::new);
+        Self {
+            max_connections: all.unwrap_or(NonZeroU32::MIN),
+            max_connections_per_peer: of_peer.unwrap_or(NonZeroU32::MIN),
+        }
+    }
+}
 
 /// Who sends a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,7 +113,7 @@ pub async fn local(listener: &UnixListener, app: Router, ending: watch::Receiver
         let accepted = listener.poll_accept(context);
         accepted.map(|accepted| accepted.map(|(stream, _)| stream))
     };
-    serve(CONNECTIONS_MAX, accept, ending, |stream, seat, ending| {
+    serve(LOCAL_MAX, accept, ending, |stream, seat, ending| {
         let app = app.clone();
         async move {
             let never = std::future::pending();
@@ -117,7 +134,7 @@ pub async fn inside(
 ) {
     let peer = Peer::of(&certificate);
     let accept = move |context: &mut Context<'_>| visitors.poll_accept(context);
-    serve(CONNECTIONS_MAX, accept, ending, |stream, seat, ending| {
+    serve(LOCAL_MAX, accept, ending, |stream, seat, ending| {
         let (app, peer) = (app.clone(), peer.clone());
         async move {
             let never = std::future::pending();
@@ -148,6 +165,7 @@ pub enum ListenError {
 pub struct Mutual {
     listener: TcpListener,
     current: watch::Receiver<Arc<ServerConfig>>,
+    limits: Limits,
 }
 
 impl Mutual {
@@ -168,13 +186,27 @@ impl Mutual {
             log::info!("serving on {address}, {}", files.certificate.display());
         }
         tokio::spawn(tls::keep(files, tls::server, sender, hangup));
-        Ok(Self { listener, current })
+        Ok(Self {
+            listener,
+            current,
+            limits: Limits::default(),
+        })
+    }
+
+    /// With other limits than the default ones.
+    #[must_use]
+    pub fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Serves `app` until `ending`.
     pub async fn serve(self, app: Router, ending: watch::Receiver<bool>) {
-        let Self { listener, current } = self;
-        let guests = Guests::default();
+        let Self {
+            listener,
+            current,
+            limits,
+        } = self;
+        let guests = Guests::within(limits);
         let bounds = Bounds::new(ending.clone());
         let accept = |context: &mut Context<'_>| {
             let accepted = listener.poll_accept(context);
@@ -190,9 +222,12 @@ impl Mutual {
     }
 }
 
-/// How many connections each peer has.
-#[derive(Clone, Default)]
-struct Guests(Arc<Mutex<HashMap<Arc<[u8]>, usize>>>);
+/// How many connections each peer has, and may have.
+#[derive(Clone)]
+struct Guests {
+    counts: Arc<Mutex<HashMap<Arc<[u8]>, u32>>>,
+    limits: Limits,
+}
 
 /// A connection's place among them.
 struct Place {
@@ -201,16 +236,25 @@ struct Place {
 }
 
 impl Guests {
-    fn counts(&self) -> MutexGuard<'_, HashMap<Arc<[u8]>, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn within(limits: Limits) -> Self {
+        let counts = Arc::default();
+        Self { counts, limits }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<Arc<[u8]>, u32>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a connection of the certificate `peer`, if there is one.
     fn admit(&self, peer: &Arc<[u8]>) -> Option<Place> {
         let mut counts = self.counts();
-        let all: usize = counts.values().sum();
+        let all: u32 = counts.values().sum();
         let own = counts.get(peer).copied().unwrap_or_default();
-        if all >= CONNECTIONS_MAX || own >= OF_PEER_MAX {
+        let Limits {
+            max_connections,
+            max_connections_per_peer,
+        } = self.limits;
+        if all >= max_connections.get() || own >= max_connections_per_peer.get() {
             return None;
         }
         counts.insert(peer.clone(), own + 1);
@@ -378,15 +422,26 @@ mod tests {
 
     #[test]
     fn no_peer_takes_all_places_and_a_place_comes_back() {
-        let (guests, one, other): (_, Arc<[u8]>, Arc<[u8]>) =
-            (Guests::default(), [1].into(), [2].into());
-        let mut places: Vec<_> = (0..OF_PEER_MAX).map(|_| guests.admit(&one)).collect();
-        assert!(places.iter().all(Option::is_some));
-        assert!(guests.admit(&one).is_none());
-        assert!(guests.admit(&other).is_some());
-        places.pop();
-        assert!(guests.admit(&one).is_some());
-        drop(places);
-        assert!(guests.counts().is_empty());
+        let few = Limits {
+            max_connections: NonZeroU32::new(5).unwrap(),
+            max_connections_per_peer: NonZeroU32::new(3).unwrap(),
+        };
+        for limits in [few, Limits::default()] {
+            let guests = Guests::within(limits);
+            let (one, other): (Arc<[u8]>, Arc<[u8]>) = ([1].into(), [2].into());
+            let of_peer = limits.max_connections_per_peer.get();
+            let mut places: Vec<_> = (0..of_peer).map(|_| guests.admit(&one)).collect();
+            assert!(places.iter().all(Option::is_some));
+            assert!(guests.admit(&one).is_none());
+            assert!(guests.admit(&other).is_some());
+            places.pop();
+            assert!(guests.admit(&one).is_some());
+            let all = limits.max_connections.get();
+            places.extend((of_peer - 1..all).map(|peer| guests.admit(&peer.to_be_bytes().into())));
+            assert!(places.iter().all(Option::is_some));
+            assert!(guests.admit(&other).is_none(), "no place for anybody");
+            drop(places);
+            assert!(guests.counts().is_empty());
+        }
     }
 }

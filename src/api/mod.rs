@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod offload;
 mod prefix;
+pub mod reprove;
 pub mod session;
 pub mod shield;
 pub mod socket;
@@ -54,6 +55,8 @@ mod path;
 #[cfg(feature = "host")]
 mod preface;
 #[cfg(feature = "host")]
+mod previous;
+#[cfg(feature = "host")]
 mod query;
 #[cfg(feature = "host")]
 mod read;
@@ -74,6 +77,7 @@ pub use error::{ApiError, ErrorEntry, ErrorTag};
 pub use events::{Event, EventFeed, Notification, RawEvent};
 pub use offload::{ENTRIES_MAX, Fault, OffloadInput, OffloadOutput, OffloadResult, OffloadStatus};
 pub use prefix::{InvalidPrefix, Prefix};
+pub use reprove::{ReproveInput, ReproveOutput, ReproveResult, ReproveStatus};
 pub use session::{Session, SessionKey};
 pub use shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 pub use socket::{ControlSocket, SocketError};

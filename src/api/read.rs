@@ -43,7 +43,7 @@ pub(super) async fn read(
         Resource::YangLibrary => {
             out.name("ietf-yang-library:yang-library");
             out.value(
-                &discovery::yang_library(discovery::OFFLOAD, "operational"),
+                &discovery::yang_library(&[discovery::OFFLOAD], "operational"),
                 wanted,
             )?;
         }
@@ -108,7 +108,7 @@ async fn datastore(
         if let Some(wanted) = query.selection.child("yang-library") {
             out.name("ietf-yang-library:yang-library");
             out.value(
-                &discovery::yang_library(discovery::OFFLOAD, "operational"),
+                &discovery::yang_library(&[discovery::OFFLOAD], "operational"),
                 &wanted,
             )?;
         }

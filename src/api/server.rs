@@ -38,6 +38,8 @@ use super::offload::{ENTRIES_MAX, OffloadInput, check_count};
 use super::path::{self, Resource};
 use super::query::Query;
 use super::read;
+use super::reprove::ReproveInput;
+use super::session::SessionKey;
 use super::shield::{ShieldInput, UnshieldInput};
 use super::sse;
 use super::sync::{self, SyncInput};
@@ -109,7 +111,7 @@ pub async fn serve(
 pub(crate) fn router(control: Arc<dyn Control>) -> Router {
     let data = || get(read_data).options(data_options);
     let call = || allow("POST, OPTIONS");
-    let routes = told(OFFLOAD, discovery::MODULE_TEXT, BACKEND_OPERATIONS)
+    let routes = told(&[OFFLOAD], BACKEND_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:open-epoch",
             post(open_epoch).options(call),
@@ -129,6 +131,10 @@ pub(crate) fn router(control: Arc<dyn Control>) -> Router {
         .route(
             "/restconf/operations/shunt-offload:withdraw",
             post(withdraw).options(call),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:reprove",
+            post(reprove).options(call),
         )
         .route(
             "/restconf/operations/shunt-offload:reload",
@@ -155,10 +161,9 @@ pub(crate) fn or_refused<S: Clone + Send + Sync + 'static>(routes: Router<S>) ->
         .method_not_allowed_fallback(not_allowed)
 }
 
-/// What every server tells of itself.
+/// What every server tells of itself, and of `modules`.
 pub(crate) fn told<S: Clone + Send + Sync + 'static>(
-    own: Own,
-    module: &'static str,
+    modules: &[Own],
     operations: &'static [&'static str],
 ) -> Router<S> {
     let fixed = |value: fn(&'static [&'static str]) -> Value| {
@@ -166,12 +171,15 @@ pub(crate) fn told<S: Clone + Send + Sync + 'static>(
             .options(|| allow("GET, HEAD, OPTIONS"))
     };
     let file = |kind, content| get(move || text(kind, content));
-    Router::new()
+    let with_module =
+        |router: Router<S>, own: &Own| router.route(own.path, file("application/yang", own.text));
+    modules
+        .iter()
+        .fold(Router::new(), with_module)
         .route(
             "/.well-known/host-meta",
             file("application/xrd+xml", discovery::HOST_META),
         )
-        .route(own.path, file("application/yang", module))
         .route("/restconf", fixed(|_| discovery::api()))
         .route(
             "/restconf/yang-library-version",
@@ -216,17 +224,36 @@ pub(crate) async fn withdraw(
 ) -> Result<Response, ApiError> {
     check_request(&uri, &headers)?;
     let input: WithdrawInput = read_body(&headers, body).await?;
-    check_count("key", input.key.len(), ENTRIES_MAX)?;
-    if input.all != input.key.is_empty() {
-        return Err(ApiError::application(
-            StatusCode::BAD_REQUEST,
-            ErrorTag::MissingElement,
-            "give either keys or `all`: true",
-        )
-        .at("/shunt-offload:input/key"));
-    }
+    check_which(&input.key, input.all)?;
     let output = answer(control.withdraw(input)).await?;
     Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+pub(crate) async fn reprove(
+    State(control): State<Arc<dyn Control>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    check_request(&uri, &headers)?;
+    let input: ReproveInput = read_body(&headers, body).await?;
+    check_which(&input.key, input.all)?;
+    let output = answer(control.reprove(input)).await?;
+    Ok(respond(json(&wire::Output { output })?.into()))
+}
+
+/// Either keys, not too many, or all.
+fn check_which(keys: &[SessionKey], all: bool) -> Result<(), ApiError> {
+    check_count("key", keys.len(), ENTRIES_MAX)?;
+    if all == keys.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::application(
+        StatusCode::BAD_REQUEST,
+        ErrorTag::MissingElement,
+        "give either keys or `all`: true",
+    )
+    .at("/shunt-offload:input/key"))
 }
 
 pub(crate) async fn open_epoch(

@@ -191,8 +191,9 @@ const PROTOCOL_NAMES: &[(&str, u8)] = &[
 #[derive(Serialize, Deserialize)]
 #[serde(untagged, expecting = "a protocol name, or a number from 0 to 255")]
 enum ProtocolText {
-    Number(u8),
+    // Names first: they are the rule, and what is tried in vain costs an error.
     Name(String),
+    Number(u8),
 }
 
 impl Protocol {

@@ -175,6 +175,21 @@ pub struct SessionStatus {
     pub transit: Option<u32>,
     /// Drains that met a bound.
     pub drain_bounds: u32,
+    /// How often a direction was handed over.
+    #[serde(default)]
+    pub hand_overs: u32,
+    /// Of these, at a bound.
+    #[serde(default)]
+    pub forced: u32,
+    /// Packets that may have been overtaken at hand-overs.
+    #[serde(default)]
+    pub overtaken: u32,
+    /// Parked packets that went to the guest at a bound.
+    #[serde(default)]
+    pub returned: u32,
+    /// Parked packets that found no room when they were released.
+    #[serde(default)]
+    pub lost: u32,
     /// The original direction, if it is offloaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<FlowReport>,
@@ -211,6 +226,11 @@ impl SessionStatus {
             idle: number(u128::from(view.idle.as_secs())),
             transit: view.transit.map(|transit| number(transit.as_micros())),
             drain_bounds: view.drain_bounds,
+            hand_overs: view.tally.hand_overs,
+            forced: view.tally.forced,
+            overtaken: view.tally.toll.overtaken,
+            returned: view.tally.toll.returned,
+            lost: view.tally.toll.lost,
             original: original.as_ref().map(FlowReport::from),
             reply: reply.as_ref().map(FlowReport::from),
         }
@@ -304,6 +324,12 @@ pub struct VnicReport {
     pub name: String,
     /// Its MAC.
     pub mac: MacAddr,
+    /// Where the guest sees it on its bus.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus_path: Option<String>,
+    /// Its L3 MTU, bytes; backends of the model of 2026-11-23 do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// The guest's side.
     pub guest: DeviceReport,
     /// The host's side.
@@ -389,6 +415,21 @@ pub struct HandOverStatistics {
     /// Of these, released to the guest.
     #[serde(with = "u64_text")]
     pub released_to_guest: u64,
+    /// Of those released, lost for want of room.
+    #[serde(default, with = "u64_text")]
+    pub released_lost: u64,
+    /// Packets that may have been overtaken.
+    #[serde(default, with = "u64_text")]
+    pub overtaken: u64,
+    /// How often the guest's transit time was measured.
+    #[serde(default, with = "u64_text")]
+    pub transits: u64,
+    /// The shortest, microseconds.
+    #[serde(default, with = "u64_text")]
+    pub transit_min: u64,
+    /// The mean of all.
+    #[serde(default, with = "u64_text")]
+    pub transit_mean: u64,
     /// The guest's transit time as measured last, from markers, microseconds.
     #[serde(with = "u64_text")]
     pub transit_last: u64,
@@ -411,6 +452,14 @@ impl From<&HandOverStats> for HandOverStatistics {
             parked_frames: stats.parked_frames,
             released_to_egress: stats.released_to_egress,
             released_to_guest: stats.released_to_guest,
+            released_lost: stats.released_lost,
+            overtaken: stats.overtaken,
+            transits: stats.transits,
+            transit_min: stats.transit_us_min,
+            transit_mean: stats
+                .transit_us_sum
+                .checked_div(stats.transits)
+                .unwrap_or(0),
             transit_last: stats.transit_us_last,
             transit_smoothed: stats.transit_us_ewma,
             transit_max: stats.transit_us_max,

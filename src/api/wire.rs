@@ -73,6 +73,10 @@ pub struct Output<T> {
 /// 400 with the leaf's path: no JSON, an unknown or a missing leaf, a value outside
 /// its type.
 pub fn read_input<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // To know the path at every leaf costs a third of the reading: only who erred waits for it.
+    if let Ok(Input { input }) = serde_json::from_slice(body) {
+        return Ok(input);
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let envelope: Input<T> =
         serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;

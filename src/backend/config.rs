@@ -257,6 +257,9 @@ pub struct VnicConfig {
     /// The address the VMM gives the vNIC, unique in the element.
     #[serde(deserialize_with = "values::mac")]
     pub mac: MacAddr,
+    /// Where the guest sees it on its bus, unique in the element.
+    #[serde(default, deserialize_with = "values::bus_path")]
+    pub bus_path: Option<String>,
     /// L3 MTU in bytes, 68 to 65,535 (with a tap as uplink 65,521, with AF_XDP 3,818).
     #[serde(
         default = "default_mtu",
@@ -321,6 +324,7 @@ impl VnicConfig {
     pub fn is_served_as(&self, other: &Self) -> bool {
         let bare = |vnic: &Self| Self {
             source_prefixes: None,
+            bus_path: None,
             ..vnic.clone()
         };
         bare(self) == bare(other)

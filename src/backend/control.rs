@@ -18,6 +18,7 @@ use crate::api::error::ApiError;
 use crate::api::events::EventFeed;
 use crate::api::offload::{OffloadInput, OffloadOutput, OffloadResult};
 use crate::api::reload::ReloadOutput;
+use crate::api::reprove::{ReproveInput, ReproveOutput, ReproveResult, ReproveStatus};
 use crate::api::session::SessionKey;
 use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
 use crate::api::state::{
@@ -28,7 +29,7 @@ use crate::api::sync::{SyncInput, SyncOutput};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawResult, WithdrawStatus};
 use crate::datapath::ElementId;
 use crate::datapath::counters::TrafficSnapshot;
-use crate::flow::{Claim, CloseCode, SessionView};
+use crate::flow::{Claim, CloseCode, Reproof, SessionView};
 
 impl Backend {
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
@@ -92,6 +93,36 @@ impl Backend {
                 withdrawn: gone.count() as u64,
                 result,
             })
+        })
+        .await?
+    }
+
+    async fn do_reprove(&self, input: ReproveInput) -> Result<ReproveOutput, ApiError> {
+        let id = self.meant(input.element.as_deref())?.id;
+        let claim = Claim {
+            epoch: input.epoch,
+            fence: input.fence,
+        };
+        self.ask_book(id, move |book, now| {
+            book.judge(claim).map_err(late)?;
+            if input.all {
+                return Ok(ReproveOutput {
+                    reproved: book.reprove_all(now),
+                    result: Vec::new(),
+                });
+            }
+            let mut output = ReproveOutput::default();
+            for key in input.key {
+                let reproof = book.reprove(key.as_str(), now);
+                output.reproved += u64::from(reproof == Some(Reproof::Sent));
+                let result = match reproof {
+                    Some(Reproof::Sent | Reproof::Waits) => ReproveStatus::Pending,
+                    Some(Reproof::Vouched) => ReproveStatus::Vouched,
+                    None => ReproveStatus::Absent,
+                };
+                output.result.push(ReproveResult { key, result });
+            }
+            Ok(output)
         })
         .await?
     }
@@ -230,6 +261,10 @@ impl Control for Backend {
         Box::pin(self.do_withdraw(input))
     }
 
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(self.do_reprove(input))
+    }
+
     fn reload(&self) -> Answer<'_, ReloadOutput> {
         Box::pin(self.reload())
     }
@@ -292,6 +327,8 @@ fn vnic_report(vnic: &VnicInfo) -> VnicReport {
     VnicReport {
         name: vnic.name.clone(),
         mac: vnic.mac,
+        bus_path: vnic.bus_path.clone(),
+        mtu: Some(vnic.mtu),
         guest: DeviceReport::from(&vnic.guest.status()),
         uplink: DeviceReport::from(&vnic.uplink.status()),
     }

@@ -150,6 +150,8 @@ fn handed_over(one: &flow::HandedOver) -> Option<HandedOver> {
             .transit
             .map(|transit| u32::try_from(transit.as_micros()).unwrap_or(u32::MAX)),
         forced: one.forced,
+        overtaken: one.toll.overtaken,
+        lost: one.toll.lost,
     })
 }
 

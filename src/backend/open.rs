@@ -31,9 +31,12 @@ use crate::port::shared::{self, Selector, SharedDevice};
 use crate::port::{Device, Port, tap, vhost_user, xdp};
 
 /// A vNIC as control tells of it.
+#[derive(Clone)]
 pub(super) struct VnicInfo {
     pub(super) name: String,
     pub(super) mac: MacAddr,
+    pub(super) bus_path: Option<String>,
+    pub(super) mtu: u16,
     pub(super) guest: Arc<dyn Device>,
     pub(super) uplink: Arc<dyn Device>,
 }
@@ -317,6 +320,8 @@ fn open_sides(
     let info = VnicInfo {
         name: config.name.clone(),
         mac: config.mac,
+        bus_path: config.bus_path.clone(),
+        mtu: config.mtu,
         guest,
         uplink,
     };

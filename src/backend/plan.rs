@@ -34,6 +34,8 @@ pub(super) enum Step {
     Shields(ShieldsOf),
     /// Other bounds of sessions: those of this element.
     Bounds(ElementConfig),
+    /// vNICs are at other places in the guest: those of this element.
+    BusPaths(ElementConfig),
 }
 
 /// An element's shields in the file.
@@ -117,6 +119,9 @@ impl Plan {
                     shields: new.shields.clone(),
                 }));
             }
+            if have_moved(&old.vnics, &new.vnics) {
+                self.steps.push(Step::BusPaths(new.clone()));
+            }
             // Last: they name vNICs that come before.
             if old.bounds() != new.bounds() {
                 self.steps.push(Step::Bounds(new.clone()));
@@ -143,7 +148,8 @@ impl Step {
             | Self::AddElement(_)
             | Self::PuntRate { .. }
             | Self::Shields(_)
-            | Self::Bounds(_) => Kind::Element,
+            | Self::Bounds(_)
+            | Self::BusPaths(_) => Kind::Element,
             Self::RemoveShared(_) | Self::AddShared(_) => Kind::SharedUplink,
         }
     }
@@ -154,7 +160,9 @@ impl Step {
             Self::Plug { element, vnic } => format!("{element}/{}", vnic.name),
             Self::RemoveElement(name) | Self::RemoveShared(name) => name.clone(),
             Self::AddShared(shared) => shared.name.clone(),
-            Self::AddElement(element) | Self::Bounds(element) => element.name.clone(),
+            Self::AddElement(element) | Self::Bounds(element) | Self::BusPaths(element) => {
+                element.name.clone()
+            }
             Self::PuntRate { element, .. } => element.clone(),
             Self::Shields(of) => of.element.clone(),
         }
@@ -164,7 +172,9 @@ impl Step {
         match self {
             Self::Unplug { .. } | Self::RemoveElement(_) | Self::RemoveShared(_) => Action::Remove,
             Self::Plug { .. } | Self::AddElement(_) | Self::AddShared(_) => Action::Add,
-            Self::PuntRate { .. } | Self::Shields(_) | Self::Bounds(_) => Action::Change,
+            Self::PuntRate { .. } | Self::Shields(_) | Self::Bounds(_) | Self::BusPaths(_) => {
+                Action::Change
+            }
         }
     }
 
@@ -196,10 +206,19 @@ impl Step {
                     element.shields = of.shields;
                 }
             }
+            Self::BusPaths(wanted) => {
+                if let Some(element) = element_of(config, &wanted.name) {
+                    for vnic in &mut element.vnics {
+                        if let Some(same) = same_name(vnic, &wanted.vnics) {
+                            vnic.bus_path.clone_from(&same.bus_path);
+                        }
+                    }
+                }
+            }
             Self::Bounds(wanted) => {
                 if let Some(element) = element_of(config, &wanted.name) {
                     for vnic in &mut element.vnics {
-                        let same = wanted.vnics.iter().find(|other| other.name == vnic.name);
+                        let same = same_name(vnic, &wanted.vnics);
                         vnic.source_prefixes = same.and_then(|same| same.source_prefixes.clone());
                     }
                     element.source_prefixes = wanted.source_prefixes;
@@ -208,6 +227,19 @@ impl Step {
             }
         }
     }
+}
+
+/// The vNIC of that name.
+fn same_name<'a>(vnic: &VnicConfig, among: &'a [VnicConfig]) -> Option<&'a VnicConfig> {
+    among.iter().find(|other| other.name == vnic.name)
+}
+
+/// Whether a guest sees a vNIC that stays at another place.
+fn have_moved(old: &[VnicConfig], new: &[VnicConfig]) -> bool {
+    let mut stay = old
+        .iter()
+        .filter_map(|vnic| Some((vnic, same_name(vnic, new)?)));
+    stay.any(|(old, new)| old.bus_path != new.bus_path)
 }
 
 fn element_of<'a>(config: &'a mut Config, name: &str) -> Option<&'a mut ElementConfig> {

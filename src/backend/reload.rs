@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use super::config::{Config, ElementConfig, SharedUplinkConfig, VnicConfig, check_memory};
 use super::open::{
-    ElementInfo, OpenElement, SharedDevices, open_element, open_shared, open_vnic, shape_of,
+    ElementInfo, OpenElement, SharedDevices, VnicInfo, open_element, open_shared, open_vnic,
+    shape_of,
 };
 use super::plan::{Plan, Step};
 use super::running::{Backend, let_go};
@@ -122,6 +123,7 @@ impl Applied {
                 backend.order_all(id, orders).await.map(drop)
             }
             Step::Bounds(wanted) => bound(backend, wanted).await,
+            Step::BusPaths(wanted) => place(backend, wanted).await,
             Step::Shields(of) => backend.configure_shields(of).await,
         }
     }
@@ -224,6 +226,23 @@ async fn unplug(backend: &Backend, element: &str, vnic: &str) -> Result<(), ApiE
     let without = owner.with(at, None);
     replace(backend, &owner, without).await;
     let_go((gone, owner)).await;
+    Ok(())
+}
+
+/// Tells from now on where the guest sees an element's vNICs.
+async fn place(backend: &Backend, wanted: &ElementConfig) -> Result<(), ApiError> {
+    let element = backend.element(&wanted.name)?;
+    let mut new = (*element).clone();
+    for vnic in new.vnics.iter_mut().flatten() {
+        let same = wanted.vnics.iter().find(|other| other.name == vnic.name);
+        if let Some(same) = same {
+            *vnic = Arc::new(VnicInfo {
+                bus_path: same.bus_path.clone(),
+                ..(**vnic).clone()
+            });
+        }
+    }
+    replace(backend, &element, new).await;
     Ok(())
 }
 

@@ -6,12 +6,13 @@
 //! *Standard*: TOML 1.0; `docs/controller.md` describes every key.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::store::{self, Settings};
+use crate::api::listen::Limits;
 use crate::api::tls::Files;
 
 /// Everything in the file.
@@ -147,6 +148,12 @@ pub struct Relays {
     pub key: PathBuf,
     /// The authorities of relays.
     pub client_ca: PathBuf,
+    /// Connections at a time, 4096.
+    #[serde(default = "default_connections")]
+    pub max_connections: NonZeroU32,
+    /// Of these, of one relay, 1024.
+    #[serde(default = "default_connections_per_peer")]
+    pub max_connections_per_peer: NonZeroU32,
 }
 
 /// `[backends]`.
@@ -173,6 +180,12 @@ pub struct Operators {
     pub key: PathBuf,
     /// The authorities of operators.
     pub client_ca: PathBuf,
+    /// Connections at a time, 4096.
+    #[serde(default = "default_connections")]
+    pub max_connections: NonZeroU32,
+    /// Of these, of one operator, 1024.
+    #[serde(default = "default_connections_per_peer")]
+    pub max_connections_per_peer: NonZeroU32,
     /// Who may do what.
     #[serde(default, rename = "role")]
     pub roles: Vec<RoleConfig>,
@@ -248,7 +261,23 @@ pub enum ConfigError {
     },
 }
 
+fn default_connections() -> NonZeroU32 {
+    Limits::default().max_connections
+}
+
+fn default_connections_per_peer() -> NonZeroU32 {
+    Limits::default().max_connections_per_peer
+}
+
 impl Relays {
+    /// How many connections it takes.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_connections: self.max_connections,
+            max_connections_per_peer: self.max_connections_per_peer,
+        }
+    }
+
     /// The TLS part.
     pub fn files(&self) -> Files {
         Files {
@@ -271,6 +300,14 @@ impl Backends {
 }
 
 impl Operators {
+    /// How many connections it takes.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_connections: self.max_connections,
+            max_connections_per_peer: self.max_connections_per_peer,
+        }
+    }
+
     /// The TLS part.
     pub fn files(&self) -> Files {
         Files {

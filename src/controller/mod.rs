@@ -18,6 +18,7 @@ mod hand_back;
 mod inside;
 mod inventory;
 mod meter;
+mod on_behalf;
 mod operators;
 mod registry;
 mod relays;
@@ -36,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::api::config::Site;
-use crate::api::discovery::{self, Defaults, INVENTORY};
+use crate::api::discovery::{self, Defaults, INVENTORY, OFFLOAD};
 use crate::api::link::Credentials;
 use crate::api::listen::{self, ListenError, Mutual};
 use crate::api::socket::{ControlSocket, SocketError};
@@ -243,7 +244,7 @@ async fn serve_with(
         state: vec![
             (
                 "ietf-yang-library:yang-library",
-                Box::new(|| discovery::yang_library(INVENTORY, "running")),
+                Box::new(|| discovery::yang_library(&[INVENTORY, OFFLOAD], "running")),
             ),
             (
                 "ietf-restconf-monitoring:restconf-state",
@@ -283,10 +284,12 @@ async fn serve_with(
     let socket = ControlSocket::bind(&config.controller.socket).await?;
     if let Some(listener) = &config.operators {
         let of = Mutual::bind(listener.listen, listener.files(), hung_up.clone()).await?;
+        let of = of.within(listener.limits());
         parts.spawn(of.serve(operators.clone(), ending.clone()));
     }
     if let Some(listener) = &config.relays {
         let of = Mutual::bind(listener.listen, listener.files(), hung_up).await?;
+        let of = of.within(listener.limits());
         parts.spawn(of.serve(relays.clone(), ending.clone()));
     }
     if let Some(Relay {

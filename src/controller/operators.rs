@@ -1,7 +1,7 @@
-//! What operators reach: the inventory, and what happens to elements.
+//! What operators reach: the inventory, what happens to elements, and what is asked for them.
 //!
-//! *Promises*: who may not do something is refused before it is looked at; each edit, and
-//! each refusal, is in the audit log.
+//! *Promises*: who may not do something is refused before it is looked at; each edit, each
+//! call and each refusal is in the audit log.
 //! *Refuses*: certificates without a role, and what a role may not (403).
 //! *Caller's duty*: each connection has a [`Peer`].
 //! *Standard*: RFC 8040; roles are coarse ones after NACM, RFC 8341.
@@ -20,9 +20,10 @@ use axum::routing::get;
 use super::audit::{Audit, Record};
 use super::config::{Operators, Role};
 use super::inventory::ELEMENT;
+use super::on_behalf;
 use super::view::Shared;
 use crate::api::config::{self, Site, document_at};
-use crate::api::discovery::INVENTORY;
+use crate::api::discovery::{INVENTORY, OFFLOAD, OPERATOR_OPERATIONS};
 use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
 use crate::api::inventory::MODULE;
 use crate::api::listen::Peer;
@@ -47,8 +48,9 @@ pub fn routes(inventory: Arc<Site>, configured: Option<&Operators>, shared: Arc<
         audit: shared.audit.clone(),
     };
     let streams = Router::new().route("/restconf/streams/{*path}", get(events));
-    let routes = server::told(INVENTORY, MODULE.text, &[])
+    let routes = server::told(&[INVENTORY, OFFLOAD], OPERATOR_OPERATIONS)
         .merge(config::routes(inventory))
+        .merge(on_behalf::routes(shared.clone()))
         .merge(streams.with_state(shared));
     server::or_refused(routes).layer(middleware::from_fn_with_state(Arc::new(guard), judged))
 }
@@ -71,6 +73,9 @@ impl Guard {
 fn needed(method: &Method, path: &str) -> Role {
     if [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) {
         return Role::ReadOnly;
+    }
+    if on_behalf::is_call(path) {
+        return Role::Operator;
     }
     match document_at(&MODULE, path) {
         Some((id, _)) if id.list == ELEMENT => Role::Operator,
@@ -95,7 +100,7 @@ async fn events(
 async fn judged(
     State(guard): State<Arc<Guard>>,
     Extension(peer): Extension<Peer>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let method = request.method().clone();
@@ -103,7 +108,10 @@ async fn judged(
     let role = guard.role(&peer);
     let needed = needed(&method, &path);
     let response = match role {
-        Some(role) if role >= needed => next.run(request).await,
+        Some(role) if role >= needed => {
+            request.extensions_mut().insert(role);
+            next.run(request).await
+        }
         Some(role) => denied(&format!(
             "the role {} may not: this needs {}",
             role.name(),
@@ -112,7 +120,8 @@ async fn judged(
         None => denied("the certificate has no role here: ask an admin for one"),
     };
     let status = response.status();
-    if needed > Role::ReadOnly || status == StatusCode::FORBIDDEN {
+    let is_told = on_behalf::is_call(&path) && status.is_success();
+    if !is_told && (needed > Role::ReadOnly || status == StatusCode::FORBIDDEN) {
         let error = response.extensions().get::<ErrorEntry>();
         let record = Record {
             by: "operator",
@@ -162,5 +171,7 @@ mod tests {
             );
         }
         assert_eq!(needed(&Method::PUT, "/restconf/data"), Role::Admin);
+        let call = "/restconf/operations/shunt-offload:offload";
+        assert_eq!(needed(&Method::POST, call), Role::Operator);
     }
 }

@@ -147,6 +147,13 @@ impl Registry {
         books.elements.keys().cloned().collect()
     }
 
+    /// The name of the only element, where there is one only.
+    pub fn only_name(&self) -> Option<String> {
+        let books = self.books.read().unwrap_or_else(PoisonError::into_inner);
+        let only = books.elements.keys().next();
+        only.filter(|_| books.elements.len() == 1).cloned()
+    }
+
     /// Whether a host has its backend at `address`.
     pub fn has_backend(&self, address: &Address) -> bool {
         let books = self.books.read().unwrap_or_else(PoisonError::into_inner);

@@ -23,12 +23,15 @@ use super::audit::Record;
 use super::inventory::ELEMENT;
 use super::view::{Shared, View};
 use crate::api::config::{self, Site, document_at};
-use crate::api::discovery::{ELEMENT_OPERATIONS, MODULE_TEXT, OFFLOAD};
+use crate::api::discovery::{ELEMENT_OPERATIONS, OFFLOAD};
 use crate::api::error::{ApiError, ErrorTag};
 use crate::api::identity::{self, TokenError};
 use crate::api::inventory::MODULE;
 use crate::api::listen::Peer;
 use crate::api::{no_resource, server};
+
+/// What an element may know of itself: not where it runs, and for whom.
+const OWN_PART: &str = "name;vnic;policy";
 
 /// What the routes share.
 struct Relays {
@@ -43,7 +46,7 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
         shared,
         inventory: config::routes(inventory),
     };
-    let routes = server::told(OFFLOAD, MODULE_TEXT, ELEMENT_OPERATIONS)
+    let routes = server::told(&[OFFLOAD], ELEMENT_OPERATIONS)
         .route(
             "/restconf/operations/shunt-offload:open-epoch",
             call("open-epoch", |view, uri, headers, body| {
@@ -60,6 +63,12 @@ pub fn routes(shared: Arc<Shared>, inventory: Arc<Site>) -> Router {
             "/restconf/operations/shunt-offload:withdraw",
             call("withdraw", |view, uri, headers, body| {
                 Box::pin(server::withdraw(State(view), uri, headers, body))
+            }),
+        )
+        .route(
+            "/restconf/operations/shunt-offload:reprove",
+            call("reprove", |view, uri, headers, body| {
+                Box::pin(server::reprove(State(view), uri, headers, body))
             }),
         )
         .route(
@@ -222,8 +231,12 @@ async fn read(
     let path = uri.path().to_owned();
     // An element reads its own policy and vNICs as operators do, and nothing else.
     let outcome = match document_at(&MODULE, &path) {
-        Some((id, Some("policy" | "vnic"))) if id.list == ELEMENT && id.key == view.name() => {
-            relays.read_inventory(uri, headers).await
+        Some((id, below)) if id.list == ELEMENT && id.key == view.name() => {
+            match (below, uri.query()) {
+                (Some("policy" | "vnic"), _) => relays.read_inventory(uri, headers).await,
+                (None, None) => relays.read_own_part(&path, headers).await,
+                _ => Err(no_resource(&path)),
+            }
         }
         Some(_) => Err(no_resource(&path)),
         None => server::read_data(State(view.clone()), uri, headers).await,
@@ -232,6 +245,13 @@ async fn read(
 }
 
 impl Relays {
+    /// Of a whole element what itself may know.
+    async fn read_own_part(&self, path: &str, headers: HeaderMap) -> Result<Response, ApiError> {
+        let own = Uri::try_from(format!("{path}?fields={OWN_PART}"));
+        let own = own.map_err(|_| no_resource(path))?;
+        self.read_inventory(own, headers).await
+    }
+
     async fn read_inventory(&self, uri: Uri, headers: HeaderMap) -> Result<Response, ApiError> {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::GET;

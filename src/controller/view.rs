@@ -1,10 +1,10 @@
-//! An element's own part of what there is: what it may ask for, and see.
+//! An element's own part of what there is: what it, or an operator for it, may ask for, and see.
 //!
 //! *Promises*: nothing here reaches another element; results come in the order of entries,
 //! those judged here among those of the backend.
 //! *Refuses*: other elements' names (404), entries that [`Bounds::judge`] denies, and what is beyond
-//! the element's rate and number.
-//! *Caller's duty*: the element's identity was verified.
+//! the element's rate and number. The rate is not an operator's, who also may vouch.
+//! *Caller's duty*: the element's identity, or the operator's role, was verified.
 //! *Standard*: RFC 8040; `shunt-offload`.
 
 use std::sync::Arc;
@@ -17,23 +17,25 @@ use tokio::time::Instant;
 use super::audit::{Audit, Record};
 use super::backends::Backends;
 use super::batch::{Batch, refused};
+use super::config::Role;
 use super::feeds::Feeds;
 use super::meter::Meters;
 use super::registry::{Bar, HandBack, Placed, Registry};
 use crate::api::bounds::Bounds;
-use crate::api::control::{Answer, Control, SessionPage};
+use crate::api::control::SessionPage;
 use crate::api::epoch::{OpenEpochInput, OpenEpochOutput};
 use crate::api::error::{ApiError, ErrorEntry, ErrorTag};
 use crate::api::identity::Identity;
+use crate::api::listen::Peer;
 use crate::api::offload::{Fault, OffloadInput, OffloadOutput, OffloadStatus};
-use crate::api::reload::ReloadOutput;
 use crate::api::session::{Session, SessionKey};
-use crate::api::shield::{ShieldInput, ShieldOutput, Shields, UnshieldInput, UnshieldOutput};
-use crate::api::state::{Ports, SessionReport, Statistics, Summary};
+use crate::api::state::Summary;
 use crate::api::sync::{SyncInput, SyncOutput, SyncStatus};
 use crate::api::withdraw::{WithdrawInput, WithdrawOutput, WithdrawStatus};
 use crate::api::{Client, ClientError, no_resource, server, sse, stream_of};
 
+mod control;
+mod reprove;
 mod shields;
 
 /// Most sessions that are listed at once: a list is held in memory here.
@@ -70,9 +72,27 @@ pub struct Shared {
 pub struct View {
     shared: Arc<Shared>,
     placed: Placed,
+    asker: Asker,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+enum Asker {
+    Element(Line),
+    /// For the element.
+    Operator {
+        /// The name of the certificate.
+        peer: String,
+        role: Role,
+    },
+}
+
+/// The element's connection.
+#[derive(Clone, Debug)]
+struct Line {
     /// The name of the relay's certificate.
     relay: String,
-    /// The number of the element's connection.
+    /// The number of the connection.
     fence: u64,
     /// When its token ends.
     expires: Instant,
@@ -82,13 +102,38 @@ impl View {
     /// The view of an element that asks through a relay, as that vouches.
     pub fn new(shared: Arc<Shared>, placed: Placed, identity: Identity) -> Self {
         let left = identity.expires.duration_since(super::wall_clock());
-        Self {
-            shared,
-            placed,
+        let line = Line {
             relay: identity.host,
             fence: identity.fence,
             expires: Instant::now() + left.unwrap_or_default(),
+        };
+        Self {
+            shared,
+            placed,
+            asker: Asker::Element(line),
         }
+    }
+
+    /// The view that an operator has of an element.
+    pub fn of_operator(shared: Arc<Shared>, placed: Placed, peer: &Peer, role: Role) -> Self {
+        let peer = peer.name().to_owned();
+        Self {
+            shared,
+            placed,
+            asker: Asker::Operator { peer, role },
+        }
+    }
+
+    /// The connection's number. An operator's calls come late by none.
+    fn fence(&self) -> Option<u64> {
+        match &self.asker {
+            Asker::Element(line) => Some(line.fence),
+            Asker::Operator { .. } => None,
+        }
+    }
+
+    fn is_of_operator(&self) -> bool {
+        matches!(self.asker, Asker::Operator { .. })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -117,7 +162,7 @@ impl View {
     async fn do_open_epoch(&self, input: OpenEpochInput) -> Result<OpenEpochOutput, ApiError> {
         let input = OpenEpochInput {
             element: self.meant(input.element.as_deref())?,
-            fence: Some(self.fence),
+            fence: self.told_fence().await?,
         };
         let output = self.backend().open_epoch(input).await.map_err(of_backend)?;
         self.shared.meters.forget(self.name(), Instant::now());
@@ -127,10 +172,11 @@ impl View {
 
     async fn do_offload(&self, input: OffloadInput) -> Result<OffloadOutput, ApiError> {
         let element = self.meant(input.element.as_deref())?;
+        let fence = self.fence_beside(input.epoch).await?;
         let mut batch = self.judged(input.session).await?;
         let input = OffloadInput {
             element,
-            fence: Some(self.fence),
+            fence,
             session: batch.take_allowed(),
             ..input
         };
@@ -151,7 +197,7 @@ impl View {
     /// A page's sessions are judged as those of `offload` are.
     async fn do_sync(&self, mut input: SyncInput) -> Result<SyncOutput, ApiError> {
         input.element = self.meant(input.element.as_deref())?;
-        input.fence = Some(self.fence);
+        input.fence = self.told_fence().await?;
         let mut batch = Batch::default();
         let mut keys = 0;
         if let Some(page) = &mut input.page {
@@ -181,15 +227,20 @@ impl View {
     async fn judged(&self, sessions: Vec<Session>) -> Result<Batch, ApiError> {
         let policy = &self.placed.element.policy;
         let mut batch = Batch::default();
-        let bounds = self.placed.element.bounds();
+        let bounds = Bounds {
+            may_vouch: self.is_of_operator(),
+            ..self.placed.element.bounds()
+        };
         for session in sessions {
             let denied = self.judge(&bounds, &session).err();
             batch.add(session, denied);
         }
-        let (rate, wanted) = (policy.requests_per_second, batch.len());
-        let meters = &self.shared.meters;
-        let in_time = meters.pass(self.name(), rate, wanted, Instant::now());
-        batch.refuse_after(in_time, RATE);
+        if !self.is_of_operator() {
+            let (rate, wanted) = (policy.requests_per_second, batch.len());
+            let meters = &self.shared.meters;
+            let in_time = meters.pass(self.name(), rate, wanted, Instant::now());
+            batch.refuse_after(in_time, RATE);
+        }
         if batch.len() > 0 {
             let room = u64::from(policy.sessions).saturating_sub(self.count().await?);
             if batch.len() as u64 > room {
@@ -280,7 +331,7 @@ impl View {
     async fn do_withdraw(&self, input: WithdrawInput) -> Result<WithdrawOutput, ApiError> {
         let input = WithdrawInput {
             element: self.meant(input.element.as_deref())?,
-            fence: Some(self.fence),
+            fence: self.fence_beside(input.epoch).await?,
             ..input
         };
         let output = self.backend().withdraw(input).await.map_err(of_backend)?;
@@ -342,16 +393,24 @@ impl View {
             None if path == OWN_STREAM => {}
             None => return Err(no_resource(path)),
         }
+        let Asker::Element(line) = &self.asker else {
+            return Err(no_resource(path));
+        };
         let feeds = &self.shared.feeds;
-        let reader = feeds.open(&self.placed, self.fence, self.expires).await?;
+        let reader = feeds.open(&self.placed, line.fence, line.expires).await?;
         self.shared.audit.log(self.line("events")).await;
         Ok(sse::carry(Body::new(reader)))
     }
 
     pub(super) fn line(&self, action: &str) -> Record {
+        let (by, peer, role) = match &self.asker {
+            Asker::Element(line) => ("relay", &line.relay, None),
+            Asker::Operator { peer, role } => ("operator", peer, Some(role.name())),
+        };
         Record {
-            by: "relay",
-            peer: self.relay.clone(),
+            by,
+            peer: peer.clone(),
+            role,
             element: Some(self.name().to_owned()),
             action: action.to_owned(),
             status: 200,
@@ -374,91 +433,6 @@ impl View {
         }
         record
     }
-}
-
-impl Control for View {
-    fn open_epoch(&self, input: OpenEpochInput) -> Answer<'_, OpenEpochOutput> {
-        Box::pin(self.do_open_epoch(input))
-    }
-
-    fn sync(&self, input: SyncInput) -> Answer<'_, SyncOutput> {
-        Box::pin(self.do_sync(input))
-    }
-
-    fn summary(&self) -> Answer<'_, Summary> {
-        Box::pin(self.do_summary())
-    }
-
-    fn offload(&self, input: OffloadInput) -> Answer<'_, OffloadOutput> {
-        Box::pin(self.do_offload(input))
-    }
-
-    fn withdraw(&self, input: WithdrawInput) -> Answer<'_, WithdrawOutput> {
-        Box::pin(self.do_withdraw(input))
-    }
-
-    /// No element's business; there is no route to it.
-    fn reload(&self) -> Answer<'_, ReloadOutput> {
-        not_served("the host's configuration is read again by who runs it: `shunt reload` there")
-    }
-
-    fn sessions<'a>(
-        &'a self,
-        element: &'a str,
-        _cursor: u64,
-        _limit: usize,
-    ) -> Answer<'a, SessionPage> {
-        Box::pin(self.do_sessions(element))
-    }
-
-    fn session<'a>(
-        &'a self,
-        element: &'a str,
-        key: &'a SessionKey,
-    ) -> Answer<'a, Option<SessionReport>> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend()
-                .session(element, key)
-                .await
-                .map_err(of_backend)
-        })
-    }
-
-    fn ports<'a>(&'a self, element: &'a str) -> Answer<'a, Ports> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend().ports(element).await.map_err(of_backend)
-        })
-    }
-
-    fn statistics<'a>(&'a self, element: &'a str) -> Answer<'a, Statistics> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend().statistics(element).await.map_err(of_backend)
-        })
-    }
-
-    fn shield(&self, input: ShieldInput) -> Answer<'_, ShieldOutput> {
-        Box::pin(self.do_shield(input))
-    }
-
-    fn unshield(&self, input: UnshieldInput) -> Answer<'_, UnshieldOutput> {
-        Box::pin(self.do_unshield(input))
-    }
-
-    fn shields<'a>(&'a self, element: &'a str) -> Answer<'a, Shields> {
-        Box::pin(async move {
-            self.own(element)?;
-            self.backend().shields(element).await.map_err(of_backend)
-        })
-    }
-}
-
-/// What has no route for elements.
-fn not_served<'a, T: 'a>(message: &'static str) -> Answer<'a, T> {
-    let refused = ApiError::application(StatusCode::FORBIDDEN, ErrorTag::AccessDenied, message);
-    Box::pin(async { Err(refused) })
 }
 
 /// What a backend's refusal, or its silence, is to an element.

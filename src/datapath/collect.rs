@@ -144,6 +144,7 @@ impl Pipe {
             && self.prove(flow, seen, bench, now)
         {
             self.release_to_egress(flow, seen.queue, bench, now);
+            self.tell_events(bench);
         }
     }
 }

@@ -124,7 +124,7 @@ pub struct ElementCounters {
 
 /// A copy of [`HandOverStats`] that others can read; see there.
 #[derive(Debug, Default)]
-struct HandOverCounters([Counter; 11]);
+struct HandOverCounters([Counter; 16]);
 
 impl HandOverCounters {
     fn set(&self, stats: &HandOverStats) {
@@ -137,6 +137,11 @@ impl HandOverCounters {
             stats.parked_frames,
             stats.released_to_egress,
             stats.released_to_guest,
+            stats.released_lost,
+            stats.overtaken,
+            stats.transits,
+            stats.transit_us_sum,
+            stats.transit_us_min,
             stats.transit_us_last,
             stats.transit_us_ewma,
             stats.transit_us_max,
@@ -156,6 +161,11 @@ impl HandOverCounters {
             parked_frames,
             released_to_egress,
             released_to_guest,
+            released_lost,
+            overtaken,
+            transits,
+            transit_us_sum,
+            transit_us_min,
             transit_us_last,
             transit_us_ewma,
             transit_us_max,
@@ -169,6 +179,11 @@ impl HandOverCounters {
             parked_frames,
             released_to_egress,
             released_to_guest,
+            released_lost,
+            overtaken,
+            transits,
+            transit_us_sum,
+            transit_us_min,
             transit_us_last,
             transit_us_ewma,
             transit_us_max,

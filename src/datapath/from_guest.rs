@@ -6,6 +6,7 @@
 //!
 //! While the uplink keeps frames for want of room, the guest's others stay in its ring.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ impl Lane {
                 if let Some(flow) = pin.by_id(flow) {
                     self.pipe.release_to_egress(flow, queue, bench, now);
                 }
+                self.pipe.tell_events(bench);
             }
         } else {
             for (index, wire) in wire[..count].iter_mut().enumerate() {
@@ -185,20 +187,21 @@ impl Pipe {
         let sent = self
             .hand_over
             .guest_sent(flow, marker, dst_mac, src_mac, exact, now);
-        self.tell_events(bench);
         match sent {
-            GuestSent::Nothing => false,
             GuestSent::Activated { release } => {
                 flow.settle_egress_queue(seen.queue);
-                release
-            }
-            GuestSent::Disproved { release } => {
                 if release {
-                    self.release_to_guest(flow.id(), bench);
+                    // Told when it is known what became of the frames.
+                    return true;
                 }
-                false
             }
+            GuestSent::Disproved { release: true } => {
+                self.release_to_guest(flow.id(), bench);
+            }
+            GuestSent::Nothing | GuestSent::Disproved { release: false } => {}
         }
+        self.tell_events(bench);
+        false
     }
 
     /// Sends guest frames `range` to the paired uplink.
@@ -286,6 +289,7 @@ impl Pipe {
     /// A flow's parked frames go to the guest, in order. Says how many.
     pub(super) fn release_to_guest(&mut self, flow: FlowId, bench: &mut Bench) -> usize {
         let mut parked = self.parking.take(flow);
+        let lost = Cell::new(0);
         for chunk in parked.make_contiguous().chunks(Burst::FRAMES_MAX) {
             let (vnic, queue) = chunk[0].ingress;
             let mut frames = [Frame::default(); Burst::FRAMES_MAX];
@@ -305,13 +309,17 @@ impl Pipe {
                 match outcome {
                     Outcome::Delivered => counters.punt(PuntReason::DrainBound, wire),
                     Outcome::HandedOn => {}
-                    Outcome::Refused(refusal) => counters.lose(refusal.by_guest(), wire),
+                    Outcome::Refused(refusal) => {
+                        counters.lose(refusal.by_guest(), wire);
+                        lost.set(lost.get() + 1);
+                    }
                 }
             };
             let (frames, adapted) = (&frames[..chunk.len()], &mut bench.adapted);
             let none = Patience::None;
             send(none, way, &mut self.mates, frames, label, adapted, told);
         }
+        self.hand_over.lost(flow, lost.get());
         self.unparked(parked)
     }
 
@@ -326,10 +334,13 @@ impl Pipe {
     ) -> usize {
         let egress = usize::from(flow.egress().0);
         let mut parked = self.parking.take(flow.id());
+        let lost = Cell::new(0);
         let mut rest = &*parked.make_contiguous();
         while !rest.is_empty() {
             let (fitting, taken) = self.rewrite_parked(flow, rest, bench);
             let (chunk, later) = rest.split_at(taken.max(1));
+            // One that cannot be rewritten.
+            lost.set(lost.get() + (chunk.len() - fitting) as u32);
             let Bench {
                 released, adapted, ..
             } = &mut *bench;
@@ -358,7 +369,10 @@ impl Pipe {
                         }
                         flow.count(u64::from(wire.packets), u64::from(wire.bytes), now_ms);
                     }
-                    Outcome::Refused(refusal) => counters.lose(refusal.by_uplink(), wire),
+                    Outcome::Refused(refusal) => {
+                        counters.lose(refusal.by_uplink(), wire);
+                        lost.set(lost.get() + 1);
+                    }
                 }
             };
             let frames = &frames[..fitting];
@@ -366,6 +380,7 @@ impl Pipe {
             send(none, way, &mut self.mates, frames, label, adapted, told);
             rest = later;
         }
+        self.hand_over.lost(flow.id(), lost.get());
         self.unparked(parked)
     }
 

@@ -31,9 +31,9 @@
 //! - *Both reach the flow's home as frames.* One that came by another lane was posted to the home,
 //!   and is decided on before what the home receives later. The home decides on x, then on y.
 //!   Decisions about a flow depend on its state, its record and its parked frames, and only the
-//!   home changes these (anybody may close it, which only makes frames go to the guest). So all
-//!   that one lane promises by itself holds: punted and parked frames are released before y is
-//!   decided on. Both leave by the same queue pair: the route is kept while the flow moves.
+//!   home changes these (anybody may close it, and the keeper send it back to be proved again,
+//!   which only makes frames go to the guest). So all that one lane promises by itself holds:
+//!   punted and parked frames are released before y is decided on. Both leave by the same queue pair: the route is kept while the flow moves.
 //! - *x went through the guest* and y goes around it, or follows it out of the lot. x left the guest
 //!   by some lane: commit(x) → post(sighting of x), because a lane posts its sightings after all
 //!   frames of the burst they were in; → the home takes it and activates the flow → commit(y). If y
@@ -46,7 +46,8 @@
 //! - *x went around the guest* and y, after its session has ended, goes through it: y comes to the
 //!   lane that x was posted to, if the guest uses the egress queue pair that the flow had, and x is
 //!   taken from the mailbox before. A guest that has gone over to another queue pair meanwhile
-//!   gives up their order, as any sender does between two queue pairs.
+//!   gives up their order, as any sender does between two queue pairs. The same where the session
+//!   was sent back to be proved again.
 //! - *The session has ended*, and y finds no flow: it is punted by the lane it came to. This is
 //!   the home, unless the device has moved the flow to another queue pair since x came; then
 //!   nothing is promised, as for all frames that no session concerns.

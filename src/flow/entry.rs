@@ -63,6 +63,42 @@ pub(super) fn wide_place(fixed: &Fixed) -> u32 {
     fixed.from[0] as u32
 }
 
+/// The bits of [`Entry::state`] that are the state; those above are the round.
+const STATE_MASK: u8 = 3;
+/// One round further.
+const ROUND: u8 = STATE_MASK + 1;
+
+/// A flow's state as it was at one moment, and its *round*: 0 at first, another after each time
+/// that it was sent back to be proved again. So what was concluded in one round changes nothing
+/// in the next ([`FlowRef::advance`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stand(u8);
+
+impl Stand {
+    /// The state.
+    #[inline]
+    pub fn state(self) -> FlowState {
+        match self.0 & STATE_MASK {
+            0 => FlowState::Pending,
+            1 => FlowState::Draining,
+            2 => FlowState::Active,
+            _ => FlowState::Closing,
+        }
+    }
+
+    /// The round; numbers come again after 63 others, 0 does not.
+    #[inline]
+    pub fn round(self) -> u8 {
+        self.0 / ROUND
+    }
+
+    /// Pending in the next round; `None` of a flow that is closing.
+    fn again(self) -> Option<u8> {
+        let next = (self.0 & !STATE_MASK).wrapping_add(ROUND).max(ROUND);
+        (self.state() != FlowState::Closing).then_some(next | FlowState::Pending as u8)
+    }
+}
+
 /// One direction of a session, in its table.
 #[repr(C, align(64))]
 pub(super) struct Entry {
@@ -80,6 +116,7 @@ pub(super) struct Entry {
     pub(super) partner: AtomicU32,
     /// Its way; the writer's, set before the flow is published.
     pub(super) way: AtomicU16,
+    /// A [`Stand`].
     state: AtomicU8,
     /// Its flag: a TCP segment was noted.
     route: RouteCell,
@@ -439,32 +476,74 @@ impl FlowRef<'_> {
     /// Where it stands. Who reads `Active` also reads the MACs learned before it.
     #[inline]
     pub fn state(self) -> FlowState {
-        match self.entry.state.load(Ordering::Acquire) {
-            0 => FlowState::Pending,
-            1 => FlowState::Draining,
-            2 => FlowState::Active,
-            _ => FlowState::Closing,
-        }
+        self.stand().state()
+    }
+
+    /// Where it stands, and in which round.
+    #[inline]
+    pub fn stand(self) -> Stand {
+        Stand(self.entry.state.load(Ordering::Acquire))
+    }
+
+    /// Moves from where it stood to another state of the same round; false if it does not stand
+    /// there any more.
+    pub fn advance(self, from: Stand, to: FlowState) -> bool {
+        let to = from.0 & !STATE_MASK | to as u8;
+        self.entry
+            .state
+            .compare_exchange(from.0, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Moves from one state to another; false if it was not in `from`.
+    #[cfg(test)]
     pub fn transition(self, from: FlowState, to: FlowState) -> bool {
-        self.entry
-            .state
-            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        let stand = self.stand();
+        stand.state() == from && self.advance(stand, to)
+    }
+
+    /// Waits for proof again, in another round, unless it is closing; says what it was. The
+    /// writer's.
+    pub(super) fn reprove(self) -> FlowState {
+        let again = |stood| Stand(stood).again();
+        let state = &self.entry.state;
+        let (Ok(stood) | Err(stood)) =
+            state.fetch_update(Ordering::AcqRel, Ordering::Acquire, again);
+        Stand(stood).state()
+    }
+
+    /// Is in the round that another flow is in. The writer's, before the flow is published.
+    pub(super) fn inherit_round(self, from: FlowRef<'_>) {
+        let round = from.entry.state.load(Ordering::Relaxed) & !STATE_MASK;
+        let state = self.entry.state.load(Ordering::Relaxed) & STATE_MASK;
+        self.entry.state.store(round | state, Ordering::Relaxed);
     }
 
     /// Whatever it was, it is now closing; true for the one caller who made it so.
     pub fn close(self) -> bool {
         let closing = FlowState::Closing as u8;
-        self.entry.state.swap(closing, Ordering::AcqRel) != closing
+        self.entry.state.swap(closing, Ordering::AcqRel) & STATE_MASK != closing
     }
 
     /// Destination and source MAC on egress; both are right once it is `Active`.
     #[inline]
     pub fn macs(self) -> (MacAddr, MacAddr) {
         self.entry.macs()
+    }
+
+    /// The same, but for those that a proof is still to tell.
+    pub(super) fn macs_known(self) -> (MacAddr, MacAddr) {
+        let is_pending = self.state() == FlowState::Pending;
+        let (dst, src) = self.macs();
+        let [dst_given, src_given] = self.way.given;
+        let known = |mac, given| {
+            if given || !is_pending {
+                mac
+            } else {
+                MacAddr::default()
+            }
+        };
+        (known(dst, dst_given), known(src, src_given))
     }
 
     /// Takes the MACs of the proving frame where the spec left them open. The transition

@@ -16,6 +16,10 @@
 //! it; another packet if it differs from the last eight different ones. The first packet seen of a flow
 //! is never distinct, because what entered the guest before the request is unknown.
 //!
+//! A flow that control sends back to be proved again is in another *round*: frames parked for
+//! it go to the guest, and its proof is a distinct packet that the guest got in this round, or one
+//! behind that.
+//!
 //! *Promises*: a flow becomes active only after the guest sent a frame that is exactly
 //! its rewrite. In ordered mode and behind a guest that keeps a flow's packets in order
 //! (it may drop, merge, split and repeat them), nothing overtakes. Parked frames are
@@ -48,10 +52,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use self::answers::{
-    FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+    FlowEvent, GuestSent, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo, Toll,
 };
-use self::records::Records;
-use super::entry::FlowRef;
+use self::records::{Record, Records};
+use super::entry::{FlowRef, Stand};
 use super::table::Pin;
 use super::{FlowId, FlowState, HandOverMode, Moment};
 use crate::packet::{MacAddr, Marker};
@@ -102,13 +106,18 @@ impl HandOver {
         now: Moment,
     ) -> Ingress {
         let now = self.clock(now);
-        let state = flow.state();
+        let stand = flow.stand();
+        let state = stand.state();
         if state == FlowState::Closing || state == FlowState::Active {
             return self.not_waiting(flow.id());
         }
         // The session is not idle while the guest carries it.
         flow.count(0, 0, now.millis() as u32);
         let place = self.records.obtain(flow.id());
+        if self.begin_round(place, stand, now) {
+            self.punt(place, marker, now);
+            return Ingress::ReleaseThenPunt;
+        }
         let record = self.records.peek(place);
         let draining = state == FlowState::Draining && record.distinct;
         // A marker older than the bound is lost in the guest: waiting for it would only
@@ -138,22 +147,28 @@ impl HandOver {
         now: Moment,
     ) -> GuestSent {
         let now = self.clock(now);
-        let state = flow.state();
+        let stand = flow.stand();
+        let state = stand.state();
         if state == FlowState::Closing || state == FlowState::Active {
             return GuestSent::Nothing;
         }
         let place = self.records.obtain(flow.id());
-        self.leaves(place, marker, now);
+        if self.begin_round(place, stand, now) {
+            return GuestSent::Disproved { release: true };
+        }
+        let timed = self.leaves(place, marker, now);
         let proves = exact
             && flow.takes_macs(dst_mac, src_mac)
             && !dst_mac.is_group()
             && !src_mac.is_group();
         if state == FlowState::Draining {
             if !proves || flow.macs() != (dst_mac, src_mac) {
-                return self.disproved(flow, place, now);
+                return self.disproved(flow, stand, place, now);
             }
         } else {
-            if !proves {
+            // What was in the guest when the flow was sent back to be proved again proves nothing.
+            let entered_since = stand.round() == 0 || timed;
+            if !proves || !entered_since {
                 return GuestSent::Nothing;
             }
             self.stats.proved += 1;
@@ -162,10 +177,10 @@ impl HandOver {
         let record = self.records.peek(place);
         let out = record.distinct && record.last.is_some_and(|last| seen::reaches(marker, last));
         if out || flow.mode() == HandOverMode::Prompt {
-            return self.activate(flow, state, place);
+            return self.activate(flow, stand, place);
         }
         if state == FlowState::Pending && now >= record.retry_at {
-            flow.transition(FlowState::Pending, FlowState::Draining);
+            flow.advance(stand, FlowState::Draining);
         }
         GuestSent::Nothing
     }
@@ -195,14 +210,16 @@ impl HandOver {
         }
     }
 
-    /// Looks again at flows with parked frames, after sessions have closed; `release` is
+    /// Looks again at flows with parked frames, after sessions have closed or were sent back; `release` is
     /// told what to move, in order.
     pub fn revisit(&mut self, pin: &Pin<'_>, mut release: impl FnMut(Release)) {
         let mut at = self.records.oldest_parked();
         while let Some(place) = at {
             at = self.records.next_parked(place);
-            let flow = self.records.peek(place).flow;
-            if state(pin, flow) != Some(FlowState::Draining) {
+            let Record { flow, round, .. } = *self.records.peek(place);
+            let stand = pin.by_id(flow).map(FlowRef::stand);
+            let drains = |stand: Stand| stand.state() == FlowState::Draining;
+            if !stand.is_some_and(|stand| drains(stand) && stand.round() == round) {
                 self.drop_record(place);
                 let to = ReleaseTo::Guest;
                 release(Release { flow, to });
@@ -245,6 +262,25 @@ impl HandOver {
     /// when their timers look at the flow.
     pub fn next_event(&mut self) -> Option<FlowEvent> {
         self.events.pop_front()
+    }
+
+    /// So many of the frames of `flow` that were released now found no room. Events that say
+    /// why they were released, and that nobody has taken yet, say it too.
+    pub fn lost(&mut self, flow: FlowId, frames: u32) {
+        self.stats.released_lost += u64::from(frames);
+        let mut events = self.events.iter_mut().rev();
+        let toll = events.find_map(|event| match event {
+            FlowEvent::Activated { flow: of, toll, .. }
+            | FlowEvent::DrainBound { flow: of, toll }
+                if *of == flow =>
+            {
+                Some(toll)
+            }
+            _ => None,
+        });
+        if let Some(toll) = toll {
+            toll.lost = toll.lost.saturating_add(frames);
+        }
     }
 
     /// Counters since the start.
@@ -309,6 +345,7 @@ impl HandOver {
         record.distinct = record.seen.enters(marker);
         record.last = Some(marker);
         record.last_at = now;
+        record.inside = record.inside.saturating_add(1);
         if record.distinct
             && record
                 .probe
@@ -319,45 +356,70 @@ impl HandOver {
     }
 
     /// Notes a packet that has left the guest, and times it.
-    fn leaves(&mut self, place: u32, marker: Marker, now: Moment) {
+    /// Says whether it was one that was to be timed, or came behind that.
+    fn leaves(&mut self, place: u32, marker: Marker, now: Moment) -> bool {
         let record = self.records.get(place);
         record.seen.leaves(marker);
-        if let Some((probe, since)) = record.probe
-            && seen::reaches(marker, probe)
-        {
-            record.probe = None;
-            let us = u64::try_from(now.since(since).as_micros()).unwrap_or(u64::MAX);
-            let stats = &mut self.stats;
-            stats.transit_us_last = us;
-            stats.transit_us_max = stats.transit_us_max.max(us);
-            stats.transit_us_ewma = match stats.transit_us_ewma {
-                0 => us,
-                ewma => ewma - ewma / 8 + us / 8,
-            };
-        }
+        let is_last = record.last.is_some_and(|last| seen::reaches(marker, last));
+        record.inside = match is_last {
+            true => 0,
+            false => record.inside.saturating_sub(1),
+        };
+        let Some((_, since)) = record
+            .probe
+            .take_if(|(probe, _)| seen::reaches(marker, *probe))
+        else {
+            return false;
+        };
+        let us = u64::try_from(now.since(since).as_micros()).unwrap_or(u64::MAX);
+        let stats = &mut self.stats;
+        stats.transits += 1;
+        stats.transit_us_sum = stats.transit_us_sum.saturating_add(us);
+        stats.transit_us_min = match stats.transits {
+            1 => us,
+            _ => stats.transit_us_min.min(us),
+        };
+        stats.transit_us_last = us;
+        stats.transit_us_max = stats.transit_us_max.max(us);
+        stats.transit_us_ewma = match stats.transit_us_ewma {
+            0 => us,
+            ewma => ewma - ewma / 8 + us / 8,
+        };
+        true
     }
 
-    fn activate(&mut self, flow: FlowRef<'_>, from: FlowState, place: u32) -> GuestSent {
-        if !flow.transition(from, FlowState::Active) {
-            // It is closing: what is parked goes to the guest when that is looked at.
+    /// A record of an earlier round is the present one's from now on: what the guest has got
+    /// before no longer tells when it is empty. Whether frames were parked, which go to the
+    /// guest; the last of them does tell.
+    fn begin_round(&mut self, place: u32, stand: Stand, now: Moment) -> bool {
+        if self.records.peek(place).round == stand.round() {
+            return false;
+        }
+        let released = self.return_parked(place, now);
+        let record = self.records.get(place);
+        record.round = stand.round();
+        record.probe = None;
+        if !released {
+            record.last = None;
+            record.distinct = false;
+        }
+        released
+    }
+
+    fn activate(&mut self, flow: FlowRef<'_>, from: Stand, place: u32) -> GuestSent {
+        if !flow.advance(from, FlowState::Active) {
+            // It is closing, or to be proved again: what is parked goes to the guest when that
+            // is looked at.
             return GuestSent::Nothing;
         }
-        let frames = self.drop_accounts(place);
-        self.records.forget(place);
-        self.stats.released_to_egress += u64::from(frames);
-        self.stats.activated += 1;
-        self.tell(FlowEvent::Activated {
-            flow: flow.id(),
-            transit: self.transit(),
-            forced: false,
-        });
+        let frames = self.leave_guest(flow.id(), place, false);
         GuestSent::Activated {
             release: frames > 0,
         }
     }
 
-    fn disproved(&mut self, flow: FlowRef<'_>, place: u32, now: Moment) -> GuestSent {
-        if !flow.transition(FlowState::Draining, FlowState::Pending) {
+    fn disproved(&mut self, flow: FlowRef<'_>, from: Stand, place: u32, now: Moment) -> GuestSent {
+        if !flow.advance(from, FlowState::Pending) {
             return GuestSent::Nothing;
         }
         self.stats.disproved += 1;
@@ -370,23 +432,18 @@ impl HandOver {
     fn bound(&mut self, flow: FlowRef<'_>, place: u32, now: Moment) -> bool {
         self.stats.drain_bounds += 1;
         let id = flow.id();
-        if self.limits.forced && flow.transition(FlowState::Draining, FlowState::Active) {
-            let frames = self.drop_accounts(place);
-            self.records.forget(place);
-            self.stats.released_to_egress += u64::from(frames);
-            self.stats.activated += 1;
-            self.stats.forced += 1;
-            self.tell(FlowEvent::Activated {
-                flow: id,
-                transit: self.transit(),
-                forced: true,
-            });
+        let stand = flow.stand();
+        let drains =
+            stand.state() == FlowState::Draining && stand.round() == self.records.peek(place).round;
+        if drains && self.limits.forced && flow.advance(stand, FlowState::Active) {
+            self.leave_guest(id, place, true);
             return true;
         }
-        if !flow.transition(FlowState::Draining, FlowState::Pending) {
+        if !drains || !flow.advance(stand, FlowState::Pending) {
             self.drop_record(place);
             return false;
         }
+        let returned = self.records.peek(place).parked_frames;
         let shortest = Duration::from_micros(self.stats.transit_us_ewma.saturating_mul(4));
         self.return_parked(place, now);
         let record = self.records.get(place);
@@ -397,8 +454,33 @@ impl HandOver {
         }
         .min(BACKOFF_MAX);
         record.retry_at = now + record.backoff;
-        self.tell(FlowEvent::DrainBound { flow: id });
+        let toll = Toll {
+            returned,
+            ..Toll::default()
+        };
+        self.tell(FlowEvent::DrainBound { flow: id, toll });
         false
+    }
+
+    /// The flow is active: its parked frames go to the egress uplink. How many.
+    fn leave_guest(&mut self, flow: FlowId, place: u32, forced: bool) -> u32 {
+        let overtaken = self.records.peek(place).inside;
+        let frames = self.drop_accounts(place);
+        self.records.forget(place);
+        self.stats.released_to_egress += u64::from(frames);
+        self.stats.activated += 1;
+        self.stats.forced += u64::from(forced);
+        self.stats.overtaken += u64::from(overtaken);
+        self.tell(FlowEvent::Activated {
+            flow,
+            transit: self.transit(),
+            forced,
+            toll: Toll {
+                overtaken,
+                ..Toll::default()
+            },
+        });
+        frames
     }
 
     /// The record's parked frames go to the guest; whether there are any. The last of them
@@ -407,6 +489,7 @@ impl HandOver {
         let frames = self.drop_accounts(place);
         self.stats.released_to_guest += u64::from(frames);
         let record = self.records.get(place);
+        record.inside = record.inside.saturating_add(frames);
         if let Some((marker, distinct)) = record.tail.take() {
             record.last = Some(marker);
             record.last_at = now;

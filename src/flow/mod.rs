@@ -37,9 +37,10 @@ mod wide;
 pub(crate) mod world;
 
 pub use claim::{Claim, Late};
-pub use entry::{FlowCounters, FlowRef};
+pub use entry::{FlowCounters, FlowRef, Stand};
 pub use hand_over::{
     FlowEvent, GuestSent, HandOver, HandOverLimits, HandOverStats, Ingress, Release, ReleaseTo,
+    Toll,
 };
 pub use hash::HashSeed;
 pub use meter::TokenBucket;
@@ -47,8 +48,8 @@ pub use moment::Moment;
 pub use request::{DirectionRequest, ElementShape, RequestError, SessionRequest, VnicShape};
 pub use route::Route;
 pub use sessions::{
-    ClosedSession, ElementSignals, HandedOver, Moved, Outcome, SessionPhase, SessionView, Sessions,
-    SessionsLimits, Swept, Totals, book_memory_bytes,
+    ClosedSession, ElementSignals, HandedOver, Moved, Outcome, Reproof, SessionPhase, SessionView,
+    Sessions, SessionsLimits, Swept, Tally, Totals, book_memory_bytes,
 };
 pub use shield::{ShieldBook, ShieldSet};
 pub use spec::{CloseCode, Direction, FlowId, FlowSpec, FlowState, HandOverMode, SessionId};

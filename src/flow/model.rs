@@ -160,6 +160,35 @@ fn model_a_replaced_flow_is_seen_old_or_new_never_neither() {
 }
 
 #[test]
+fn model_what_was_concluded_before_a_reprove_changes_nothing_after_it() {
+    model(|| {
+        let (mut writer, mut reader) = table();
+        let (a, _) = writer
+            .insert_pair(spec(0, 1), spec(1, 1), [true, false], FlowState::Pending)
+            .unwrap();
+        let worker = thread::spawn(move || {
+            let pin = reader.pin();
+            let flow = pin.lookup(&test_key(0)).unwrap();
+            // As a proof does: looks, concludes, moves.
+            let stand = flow.stand();
+            let is_moved = flow.advance(stand, FlowState::Active);
+            (is_moved, stand.round())
+        });
+        let was = writer.flow(a).unwrap().reprove();
+        let (is_moved, round) = worker.join().unwrap();
+        let stands = writer.flow(a).unwrap().stand();
+        assert_eq!(stands.round(), 1);
+        match (was, is_moved) {
+            // It came first, and was undone.
+            (FlowState::Active, _) => assert_eq!(stands.state(), FlowState::Pending),
+            // It looked before, and came too late; or it looked after.
+            (_, false) => assert_eq!((stands.state(), round), (FlowState::Pending, 0)),
+            (_, true) => assert_eq!((stands.state(), round), (FlowState::Active, 1)),
+        }
+    });
+}
+
+#[test]
 fn model_after_a_grace_no_reader_acts_on_a_closed_flow() {
     model(|| {
         let (mut writer, mut reader) = table();

@@ -27,6 +27,7 @@
 
 mod activity;
 mod book;
+mod reprove;
 mod settle;
 mod sync;
 mod view;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 pub use self::activity::{HandedOver, Moved};
 use self::book::Book;
+pub use self::reprove::Reproof;
 pub use self::sync::Swept;
 use self::sync::Syncing;
 pub use self::view::{DirectionView, SessionView};
@@ -46,7 +48,9 @@ use super::claim::Standing;
 use super::request::{ElementShape, RequestError, SessionRequest, VnicShape};
 use super::table::{Grace, TableWriter};
 use super::wheel::Wheel;
-use super::{CloseCode, Direction, FlowEvent, FlowId, FlowSpec, FlowState, Moment, SessionId};
+use super::{
+    CloseCode, Direction, FlowEvent, FlowId, FlowRef, FlowSpec, FlowState, Moment, SessionId, Toll,
+};
 use crate::packet::VnicId;
 
 /// What an element's workers read without asking.
@@ -149,6 +153,25 @@ pub struct SessionsStats {
     pub table_full: u64,
 }
 
+/// What a session's hand-overs came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// How often a direction was handed over.
+    pub hand_overs: u32,
+    /// Of these, at a bound.
+    pub forced: u32,
+    /// What they, and failed attempts, did to packets.
+    pub toll: Toll,
+}
+
+/// A direction's way to the fast path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Passage {
+    transit: Option<Duration>,
+    forced: bool,
+    toll: Toll,
+}
+
 #[derive(Clone, Debug)]
 struct Entry {
     id: SessionId,
@@ -171,6 +194,9 @@ struct Entry {
     touched: Moment,
     transit: Option<Duration>,
     drain_bounds: u32,
+    tally: Tally,
+    /// It was to be proved again while it was not in the table.
+    again: bool,
 }
 
 /// The sessions of one element.
@@ -320,7 +346,9 @@ impl Sessions {
     pub fn event(&mut self, event: FlowEvent, now: Moment) {
         self.clock(now);
         let owner = match event {
-            FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow } => self.owner(flow),
+            FlowEvent::Activated { flow, .. } | FlowEvent::DrainBound { flow, .. } => {
+                self.owner(flow)
+            }
             FlowEvent::Closed { session, .. } => self
                 .book
                 .slot_of(session, &self.writer)
@@ -331,19 +359,35 @@ impl Sessions {
         };
         match event {
             FlowEvent::Activated {
-                transit, forced, ..
+                flow,
+                transit,
+                forced,
+                toll,
             } => {
                 if let Some(entry) = self.entry_mut(slot) {
                     entry.transit = transit.or(entry.transit);
+                    let forced = u32::from(forced);
+                    entry.tally.forced = entry.tally.forced.saturating_add(forced);
+                    entry.tally.toll = entry.tally.toll.and(toll);
                 }
-                self.activated(slot, direction, transit, forced);
+                // It may have been sent back to be proved again since.
+                let state = self.writer.flow(flow).map(FlowRef::state);
+                if !matches!(state, Some(FlowState::Pending | FlowState::Draining)) {
+                    let passage = Passage {
+                        transit,
+                        forced,
+                        toll,
+                    };
+                    self.activated(slot, direction, Some(passage));
+                }
                 self.stats.forced += u64::from(forced);
                 self.stats.drain_bounds += u64::from(forced);
             }
-            FlowEvent::DrainBound { .. } => {
+            FlowEvent::DrainBound { toll, .. } => {
                 self.stats.drain_bounds += 1;
                 if let Some(entry) = self.entry_mut(slot) {
                     entry.drain_bounds = entry.drain_bounds.saturating_add(1);
+                    entry.tally.toll = entry.tally.toll.and(toll);
                 }
             }
             FlowEvent::Closed { code, .. } => {
@@ -366,7 +410,7 @@ impl Sessions {
             };
             for (direction, id) in pair.into_iter().enumerate() {
                 match self.writer.flow(id).map(|flow| flow.state()) {
-                    Some(FlowState::Active) => self.activated(slot, direction, None, false),
+                    Some(FlowState::Active) => self.activated(slot, direction, None),
                     Some(FlowState::Closing) => {
                         self.close(slot, CloseCode::Fin);
                     }
@@ -447,15 +491,16 @@ impl Sessions {
         Some((slot, direction))
     }
 
-    /// The book learns that a flow is active.
-    fn activated(&mut self, slot: u32, direction: usize, transit: Option<Duration>, forced: bool) {
+    /// The book learns that a flow is active; how it came to that, if that is known.
+    fn activated(&mut self, slot: u32, direction: usize, passage: Option<Passage>) {
         let Some(entry) = self.entry_mut(slot) else {
             return;
         };
         if std::mem::take(&mut entry.waiting[direction]) {
+            entry.tally.hand_overs = entry.tally.hand_overs.saturating_add(1);
             self.signals.waiting.fetch_sub(1, Ordering::Relaxed);
             self.stats.hand_overs += 1;
-            self.tell_handed_over(slot, direction, transit, forced);
+            self.tell_handed_over(slot, direction, passage.unwrap_or_default());
         }
     }
 }

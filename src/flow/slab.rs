@@ -256,6 +256,7 @@ impl SlabWriter {
             return;
         };
         to.inherit_route(from);
+        to.inherit_round(from);
         let carried = self.counters(from);
         to.carry(&carried);
         let (dst, src) = from.macs();

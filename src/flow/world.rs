@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::hand_over::{
-    FlowEvent, GuestSent, HandOver, HandOverLimits, Ingress, Release, ReleaseTo,
+    FlowEvent, GuestSent, HandOver, HandOverLimits, Ingress, Release, ReleaseTo, Toll,
 };
 use super::request::{DirectionRequest, ElementShape, SessionRequest, VnicShape};
 use super::sessions::{ElementSignals, Outcome, Sessions, SessionsLimits};
@@ -114,6 +114,8 @@ pub(super) struct World {
     pub guest: Guest,
     pub signals: Arc<ElementSignals>,
     pub request: SessionRequest,
+    /// Where the guest sends what it forwards.
+    pub next_hop: MacAddr,
     reader: TableReader,
     revisit: u32,
     lot: HashMap<FlowId, VecDeque<Packet>>,
@@ -121,6 +123,10 @@ pub(super) struct World {
     sent: [Vec<u64>; 2],
     pub arrived: [Vec<u64>; 2],
     dropped: HashSet<u64>,
+    /// Packets of a direction below this prove nothing: they were sent before it was sent back.
+    proves_from: [u64; 2],
+    /// The highest number that the guest has sent, exactly as requested.
+    proved_by: [Option<u64>; 2],
     /// By which way they came.
     pub forwarded: u64,
     pub through_guest: u64,
@@ -142,12 +148,15 @@ impl World {
                 queue: VecDeque::new(),
             },
             request: request(1),
+            next_hop: MAC_DST,
             reader: readers.remove(0),
             revisit: 0,
             lot: HashMap::new(),
             sent: [vec![], vec![]],
             arrived: [vec![], vec![]],
             dropped: HashSet::new(),
+            proves_from: [0; 2],
+            proved_by: [None; 2],
             forwarded: 0,
             through_guest: 0,
             next: 0,
@@ -156,7 +165,19 @@ impl World {
 
     pub fn offload(&mut self) -> Outcome {
         let request = self.request.clone();
-        self.sessions.offload(request, self.now)
+        let outcome = self.sessions.offload(request, self.now);
+        if !matches!(outcome, Outcome::Unchanged(_)) {
+            self.proves_from = [0; 2];
+        }
+        outcome
+    }
+
+    /// All sessions are to be proved again, by packets from now on.
+    pub fn reprove(&mut self) -> u64 {
+        let sent = self.sessions.reprove_all(self.now);
+        self.proves_from = [self.next; 2];
+        self.check_waiting();
+        sent
     }
 
     /// The state of a direction's flow.
@@ -255,6 +276,9 @@ impl World {
             assert!(seen.len() <= self.sent[direction].len());
         }
         let stats = self.hand_over.stats();
+        assert!(stats.overtaken == 0 || !ordered, "{stats:?}");
+        assert!(stats.transit_us_min <= stats.transit_us_max);
+        assert!(stats.transit_us_sum <= stats.transits * stats.transit_us_max);
         let released = stats.released_to_egress + stats.released_to_guest;
         assert_eq!(stats.parked_frames, released);
     }
@@ -278,6 +302,10 @@ impl World {
         self.request.directions()[direction].unwrap().key()
     }
 
+    fn key_out(&self, direction: usize) -> FlowKey {
+        self.request.directions()[direction].unwrap().egress_key()
+    }
+
     fn uplink_receives(&mut self, packet: Packet) {
         self.look_again();
         let key = self.key(packet.direction);
@@ -288,6 +316,9 @@ impl World {
         let id = flow.id();
         let answer = if flow.state() == FlowState::Active && !packet.control {
             flow.count(1, 100, self.now.millis() as u32);
+            let from = self.proves_from[packet.direction];
+            let proved_by = self.proved_by[packet.direction];
+            assert!(proved_by.is_some_and(|by| by >= from), "not proved");
             self.forwarded += 1;
             self.arrived[packet.direction].extend(packet.numbers);
             return;
@@ -361,6 +392,10 @@ impl World {
 
     fn guest_sends(&mut self, packet: Packet, key: FlowKey, exact: bool) {
         self.look_again();
+        if exact && key == self.key_out(packet.direction) {
+            let proved_by = &mut self.proved_by[packet.direction];
+            *proved_by = (*proved_by).max(packet.numbers.iter().copied().max());
+        }
         self.arrived[packet.direction].extend(packet.numbers);
         if self.signals.waiting.load(Ordering::Relaxed) == 0 {
             return;
@@ -371,7 +406,7 @@ impl World {
         };
         let answer =
             self.hand_over
-                .guest_sent(flow, packet.marker, MAC_DST, MAC_SRC, exact, self.now);
+                .guest_sent(flow, packet.marker, self.next_hop, MAC_SRC, exact, self.now);
         let (to, release) = match answer {
             GuestSent::Nothing => return,
             GuestSent::Activated { release } => (ReleaseTo::Uplink, release),

@@ -81,6 +81,9 @@ fn inventory_element(host: &str, element: &ElementConfig, serial: &SerialConfig)
         {
             entry["vlan"] = vlan.get().into();
         }
+        if let Some(path) = &vnic.bus_path {
+            entry["bus-path"] = path.as_str().into();
+        }
         entry
     });
     let mut policy = json!({
@@ -119,6 +122,7 @@ serial = { socket = "/run/r1.serial", uid = 7, mode = "connect", requests-per-se
 name = "lan"
 socket = "/run/lan"
 mac = "52:54:00:00:00:01"
+bus-path = "0000:00:04.0"
 source-prefixes = ["0.0.0.0/0"]
 uplink = { type = "tap", name = "lan" }
 [[element]]
@@ -143,6 +147,7 @@ uplink = { type = "tap", name = "silent" }
                 "name": "r1", "tenant": "acme", "host": "h1.example.net", "port": "r1",
                 "vnic": [{
                     "name": "lan", "mac": "52:54:00:00:00:01", "source-prefix": ["0.0.0.0/0"],
+                    "bus-path": "0000:00:04.0",
                 }],
                 "policy": {
                     "sessions": 100,

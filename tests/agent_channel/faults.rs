@@ -4,8 +4,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shunt::agent::channel::reprove::ReproveStatus;
 use shunt::agent::channel::{Channel, ChannelError, FromHost, Options, PortChoice, Reprove};
+use shunt::api::reprove::ReproveStatus;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;

@@ -21,7 +21,9 @@ table inet filter {
     ip daddr 127.9.9.9 add @flood { ip saddr }
   }
 }
-table ip6 six { set bad6 { type ipv6_addr; elements = { 2001:db8::5 } } }
+table ip6 six {
+  set bad6 { type ipv6_addr; elements = { 2001:db8::5 } }
+}
 ";
 
 const SETS: &str = "\

@@ -77,10 +77,12 @@ impl Rig {
         rig
     }
 
-    /// Loads rules into the router.
+    /// Loads rules into the router, a command a line.
     pub fn nft(&self, rules: &str) {
         for line in rules.lines() {
-            self.router.succeed(&["nft", line]);
+            // On one line a brace that closes needs its separator.
+            let line = line.replace("} }", "}; }").replace("} }", "}; }");
+            self.router.succeed(&["nft", &line]);
         }
     }
 

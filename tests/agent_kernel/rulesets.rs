@@ -15,8 +15,8 @@ fn hazards(rig: &Rig) -> Vec<String> {
 
 /// Hazards with these rules only.
 fn of_nft(rig: &Rig, rules: &str) -> Vec<String> {
-    rig.router.succeed(&["nft", "flush ruleset"]);
-    rig.router.succeed(&["nft", rules]);
+    rig.nft("flush ruleset");
+    rig.nft(rules);
     hazards(rig)
 }
 
@@ -180,7 +180,7 @@ fn what_forwarded_packets_of_established_connections_come_to_is_a_hazard() {
 fn rules_of_iptables_old_and_new_are_hazards_by_their_own_names() {
     needs("iptables-legacy", "iptables");
     let rig = Rig::new();
-    rig.router.succeed(&["nft", "flush ruleset"]);
+    rig.nft("flush ruleset");
     for (program, label) in [
         ("iptables-legacy", "iptables filter"),
         ("ip6tables-legacy", "ip6tables filter"),
@@ -232,7 +232,7 @@ fn rules_of_iptables_old_and_new_are_hazards_by_their_own_names() {
         run("-F");
         run("-X");
         run(
-            "-t mangle -A PREROUTING -p tcp -m statistic --mode nth --every 3 -j MARK --set-mark 1",
+            "-t mangle -A PREROUTING -p tcp -m statistic --mode nth --every 3 --packet 0 -j MARK --set-mark 1",
         );
         let found = hazards(&rig);
         assert_eq!(found.len(), 1, "{found:?}");
@@ -245,7 +245,7 @@ fn rules_of_iptables_old_and_new_are_hazards_by_their_own_names() {
 #[test]
 fn a_kernel_without_rules_has_no_hazards_and_no_flow_tables() {
     let rig = Rig::new();
-    rig.router.succeed(&["nft", "flush ruleset"]);
+    rig.nft("flush ruleset");
     rig.ask(async |kernel| {
         assert_eq!(kernel.hazards().await.unwrap(), []);
         assert_eq!(kernel.flowtables().await.unwrap(), Vec::<String>::new());

@@ -15,10 +15,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::at;
-use crate::lab::{Authority, Controller, INVENTORY, Identity, Reply, command, curl};
-use crate::support::etcd::{Etcd, own_address, own_ports};
+use crate::lab::{Authority, Controller, INVENTORY, Identity, Reply, command, curl, curl_at};
+use crate::support::etcd::{Etcd, Place, own_ports};
 use crate::support::shunt::{Shunt, idle_router};
-use crate::support::{Dir, eventually};
+use crate::support::{Dir, eventually, eventually_some};
 
 const CONFIG: &str = r#"
 [controller]
@@ -42,7 +42,7 @@ const PROGRESS: usize = 5;
 const SOON: Duration = Duration::from_secs(60);
 
 /// Who asks two controllers of a cluster of three, and a backend with the element `router1`.
-struct Lab {
+pub struct Lab {
     /// Where each controller is asked.
     doors: Vec<Door>,
     backend: Shunt,
@@ -55,13 +55,14 @@ struct Lab {
 /// Where a controller is asked, whether or not it runs.
 struct Door {
     socket: PathBuf,
+    /// A relay beside it asks here.
+    place: Place,
     relays: u16,
 }
 
 impl Lab {
-    /// Itself, and those who may be killed.
-    fn new() -> (Self, Etcd, Vec<Controller>) {
-        let etcd = Etcd::start(3);
+    /// Over a cluster of `etcd`, with controllers at `places`, who may be killed.
+    pub fn over(etcd: &Etcd, places: [Place; 2]) -> (Self, Vec<Controller>) {
         let dirs = std::array::from_fn(|_| Dir::new());
         let [_, _, certs, home] = &dirs;
         let servers = Authority::new(certs, "servers");
@@ -70,19 +71,20 @@ impl Lab {
         let relay = relays.issue("relay", "relay.h1.example");
         let backend = Shunt::start(home, &idle_router(65_536));
         let mut doors = Vec::new();
-        let start = |dir: &Dir| {
+        let start = |(dir, place): (&Dir, Place)| {
             let [port] = own_ports();
             let config = CONFIG
                 .replace("ETCD", &json!(etcd.urls()).to_string())
-                .replace("ADDRESS", &format!("{}:{port}", own_address()))
+                .replace("ADDRESS", &format!("{}:{port}", place.address))
                 .replace("CERTS", certs.path().to_str().unwrap());
             doors.push(Door {
                 socket: dir.file("controller.sock"),
+                place: place.clone(),
                 relays: port,
             });
-            Controller::start(dir, &config)
+            Controller::start_at(place, dir, &config)
         };
-        let controllers: Vec<Controller> = dirs[..2].iter().map(start).collect();
+        let controllers: Vec<Controller> = dirs[..2].iter().zip(places).map(start).collect();
         let lab = Self {
             doors,
             backend,
@@ -94,7 +96,7 @@ impl Lab {
         eventually(SOON, "both know the element", || {
             (0..2).all(|door| lab.offer(door, "first", 1).is_ok())
         });
-        (lab, etcd, controllers)
+        (lab, controllers)
     }
 
     fn inventory(&self) -> Value {
@@ -137,6 +139,7 @@ impl Lab {
     }
 
     fn as_relay(&self, door: usize, body: &Value) -> Result<Reply, String> {
+        let Door { place, relays, .. } = &self.doors[door];
         let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
         let argv = [
             "--cert".to_owned(),
@@ -146,14 +149,14 @@ impl Lab {
             "--cacert".to_owned(),
             text(&self.servers.file()),
             "--connect-to".to_owned(),
-            format!("::{}:{}", own_address(), self.doors[door].relays),
+            format!("::{}:{relays}", place.address),
             "--header".to_owned(),
             format!("authorization: Bearer {}", self.relay.token("port1", 1)),
             "--http2".to_owned(),
             format!("https://localhost{OFFLOAD}"),
         ];
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        curl(&argv, "POST", Some(body)).map_err(|code| format!("curl ended with {code}"))
+        curl_at(place, &argv, "POST", Some(body)).map_err(|code| format!("curl ended with {code}"))
     }
 
     /// Creates a tenant through a controller; `Ok`: it was accepted.
@@ -189,7 +192,7 @@ impl Lab {
 
 /// What clients ask of the controllers, and what of it was accepted.
 #[derive(Default)]
-struct Load {
+pub struct Load {
     is_over: AtomicBool,
     next: AtomicUsize,
     /// Accepted names and keys, by controller.
@@ -218,13 +221,22 @@ impl Load {
         }
     }
 
+    /// How many edits a controller has accepted.
+    pub fn edits(&self, door: usize) -> usize {
+        names(&self.edits[door]).len()
+    }
+
     /// Waits until each of `doors` has accepted some more of both.
-    fn goes_on(&self, doors: &[usize], what: &str) {
+    pub fn goes_on(&self, doors: &[usize], what: &str) {
+        self.accepts(doors, doors, what);
+    }
+
+    /// Waits until some of each have accepted more edits, and some more sessions.
+    pub fn accepts(&self, edits: &[usize], sessions: &[usize], what: &str) {
         let counts = || -> Vec<usize> {
-            let of = |door: &usize| {
-                [&self.edits[*door], &self.sessions[*door]].map(|one| names(one).len())
-            };
-            doors.iter().flat_map(of).collect()
+            let edits = edits.iter().map(|door| &self.edits[*door]);
+            let sessions = sessions.iter().map(|door| &self.sessions[*door]);
+            edits.chain(sessions).map(|one| names(one).len()).collect()
         };
         let before = counts();
         eventually(SOON, what, || {
@@ -243,34 +255,62 @@ impl Drop for Over<'_> {
     }
 }
 
+impl Lab {
+    /// Does `work` while both controllers are asked for edits and sessions; no session may be
+    /// dropped meanwhile, and everything accepted must be there afterwards.
+    pub fn under_load(
+        &self,
+        controllers: &mut [Controller],
+        work: impl FnOnce(&Load, &mut [Controller]),
+    ) {
+        let load = Load::default();
+        std::thread::scope(|scope| {
+            let over = Over(&load);
+            let load = &load;
+            for door in [0, 1] {
+                scope.spawn(move || {
+                    load.run(&load.edits[door], |name, _| self.edit(door, name));
+                });
+                scope.spawn(move || {
+                    load.run(&load.sessions[door], |name, port| {
+                        self.offer(door, name, port)
+                    });
+                });
+            }
+            scope.spawn(move || {
+                let mut most = 0;
+                while !load.is_over.load(Ordering::Relaxed) {
+                    let summary = self.backend.control().get(SUMMARY);
+                    let own = &summary["shunt-offload:summary"]["element"][0]["sessions"];
+                    let count = own.as_u64().unwrap();
+                    assert!(count >= most, "a session was dropped");
+                    most = count;
+                }
+            });
+            load.goes_on(&[0, 1], "both controllers accept");
+            work(load, controllers);
+            drop(over);
+        });
+        let there = eventually_some(SOON, "both tell the same", || {
+            let there = tenants(&controllers[0]);
+            (there == tenants(&controllers[1])).then_some(there)
+        });
+        let held = self.sessions();
+        for door in [0, 1] {
+            let (edits, sessions) = (names(&load.edits[door]), names(&load.sessions[door]));
+            let lost: Vec<&String> = edits.difference(&there).collect();
+            assert!(lost.is_empty(), "edits are lost: {lost:?}");
+            let lost: Vec<&String> = sessions.difference(&held).collect();
+            assert!(lost.is_empty(), "sessions are lost: {lost:?}");
+        }
+    }
+}
+
 #[test]
 fn whichever_process_is_killed_under_load_nothing_accepted_is_lost() {
-    let (lab, mut etcd, mut controllers) = Lab::new();
-    let load = Load::default();
-    std::thread::scope(|scope| {
-        let over = Over(&load);
-        let (lab, load) = (&lab, &load);
-        for door in [0, 1] {
-            scope.spawn(move || {
-                load.run(&load.edits[door], |name, _| lab.edit(door, name));
-            });
-            scope.spawn(move || {
-                load.run(&load.sessions[door], |name, port| {
-                    lab.offer(door, name, port)
-                });
-            });
-        }
-        scope.spawn(move || {
-            let mut most = 0;
-            while !load.is_over.load(Ordering::Relaxed) {
-                let summary = lab.backend.control().get(SUMMARY);
-                let own = &summary["shunt-offload:summary"]["element"][0]["sessions"];
-                let count = own.as_u64().unwrap();
-                assert!(count >= most, "a session was dropped");
-                most = count;
-            }
-        });
-        load.goes_on(&[0, 1], "both controllers accept");
+    let mut etcd = Etcd::start(3);
+    let (lab, mut controllers) = Lab::over(&etcd, [Place::here(), Place::here()]);
+    lab.under_load(&mut controllers, |load, controllers| {
         let leader = etcd.leader();
         for member in [(leader + 1) % 3, leader, (leader + 2) % 3] {
             etcd.kill9(member);
@@ -285,18 +325,7 @@ fn whichever_process_is_killed_under_load_nothing_accepted_is_lost() {
             controllers[door].restart();
             load.goes_on(&[0, 1], "with the controller again");
         }
-        drop(over);
     });
-    let there = tenants(&controllers[0]);
-    assert_eq!(there, tenants(&controllers[1]));
-    let held = lab.sessions();
-    for door in [0, 1] {
-        let (edits, sessions) = (names(&load.edits[door]), names(&load.sessions[door]));
-        let lost: Vec<&String> = edits.difference(&there).collect();
-        assert!(lost.is_empty(), "edits are lost: {lost:?}");
-        let lost: Vec<&String> = sessions.difference(&held).collect();
-        assert!(lost.is_empty(), "sessions are lost: {lost:?}");
-    }
     // Of sessions the store knows nothing.
     let stored = lab.stored();
     assert!(stored.contains("tenant/acme") && !stored.contains("192.0.2.9"));

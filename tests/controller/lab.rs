@@ -2,13 +2,14 @@
 //! certificates of a small authority, and tokens as a relay makes them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use shunt::api::identity::Signer;
 
+use crate::support::etcd::Place;
 use crate::support::process::{Process, output};
 use crate::support::shunt::binary;
 use crate::support::{Dir, eventually, eventually_some};
@@ -124,19 +125,32 @@ impl Reply {
 
 /// Runs curl; `Err` with its exit code where there was no answer.
 pub fn curl(arguments: &[&str], method: &str, body: Option<&Value>) -> Result<Reply, i32> {
-    let mut argv = vec!["curl", "--silent", "--globoff", "--max-time", "20"];
-    argv.extend(["--request", method]);
-    argv.extend([
+    curl_at(&Place::here(), arguments, method, body)
+}
+
+/// The same at `place`.
+pub fn curl_at(
+    place: &Place,
+    arguments: &[&str],
+    method: &str,
+    body: Option<&Value>,
+) -> Result<Reply, i32> {
+    let mut command = place.command("curl");
+    command.args(["--silent", "--globoff", "--max-time", "20"]);
+    command.args(["--request", method]);
+    command.args([
         "--write-out",
         "\n%{http_code} %header{etag} %header{location}",
     ]);
-    let text = body.map(ToString::to_string);
-    if let Some(text) = &text {
-        argv.extend(["--header", "content-type: application/yang-data+json"]);
-        argv.extend(["--data-binary", text]);
+    if let Some(body) = body {
+        command.args(["--header", "content-type: application/yang-data+json"]);
+        command.args(["--data-binary", &body.to_string()]);
     }
-    argv.extend(arguments);
-    let said = output(&argv);
+    let said = command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     if !said.status.success() {
         return Err(said.status.code().unwrap());
     }
@@ -154,6 +168,7 @@ pub fn curl(arguments: &[&str], method: &str, body: Option<&Value>) -> Result<Re
 
 /// A running controller.
 pub struct Controller {
+    place: Place,
     process: Process,
     config: PathBuf,
     dir: PathBuf,
@@ -163,10 +178,16 @@ impl Controller {
     /// Starts it with the configuration `config`, in which `{dir}` is the test's directory;
     /// its socket must be `{dir}/controller.sock`.
     pub fn start(dir: &Dir, config: &str) -> Self {
+        Self::start_at(Place::here(), dir, config)
+    }
+
+    /// The same at `place`.
+    pub fn start_at(place: Place, dir: &Dir, config: &str) -> Self {
         let text = config.replace("{dir}", dir.path().to_str().unwrap());
         let config = dir.write("controller.toml", &text);
-        let process = spawn(&config, dir.path());
+        let process = spawn(&place, &config, dir.path());
         let mut controller = Self {
+            place,
             process,
             config,
             dir: dir.path().to_owned(),
@@ -203,7 +224,7 @@ impl Controller {
     pub fn restart_after(&mut self, between: impl FnOnce()) {
         self.kill9();
         between();
-        self.process = spawn(&self.config, &self.dir);
+        self.process = spawn(&self.place, &self.config, &self.dir);
         self.wait_ready();
     }
 
@@ -301,8 +322,8 @@ pub fn command(config: &Path, arguments: &[&str]) -> std::process::Output {
     output(&argv)
 }
 
-fn spawn(config: &Path, dir: &Path) -> Process {
-    let mut command = Command::new(binary());
+fn spawn(place: &Place, config: &Path, dir: &Path) -> Process {
+    let mut command = place.command(binary());
     command
         .arg("controller")
         .arg("--config")

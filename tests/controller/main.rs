@@ -19,6 +19,8 @@ mod lab;
 mod links;
 mod offload;
 mod operators;
+mod partition;
+mod skew;
 #[path = "../support/mod.rs"]
 mod support;
 mod tenancy;
@@ -191,6 +193,12 @@ fn what_the_controller_takes_and_tells_is_of_its_module() {
         ("/element/0/vnic/0/mac", json!("52-54-00-00-00-01")),
         ("/element/0/vnic/0/mac", json!("52:54:00:00:00:01:02")),
         ("/element/0/vnic/0/mac", Value::Null),
+        ("/element/0/vnic/0/bus-path", json!("0000:00:04.0")),
+        ("/element/0/vnic/0/bus-path", json!("a003e00.virtio_mmio")),
+        ("/element/0/vnic/0/bus-path", json!("")),
+        ("/element/0/vnic/0/bus-path", json!("../net")),
+        ("/element/0/vnic/0/bus-path", json!(&long[..64])),
+        ("/element/0/vnic/0/bus-path", json!(&long)),
         ("/element/0/vnic/0/vlan", json!(0)),
         ("/element/0/vnic/0/vlan", json!(4094)),
         ("/element/0/vnic/0/vlan", json!(4095)),

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Authority, Controller, INVENTORY, Identity, curl, mutual};
+use crate::lab::{Authority, Controller, INVENTORY, Identity, Reply, curl, mutual};
+use crate::support::shunt::{Shunt, idle_router};
+use crate::support::yang::{Kind, Model};
 use crate::support::{Dir, eventually};
 use crate::{LOCAL, at};
 use std::time::Duration;
@@ -52,11 +54,16 @@ impl Lab {
     }
 
     fn ask(&self, who: &Identity, method: &str, path: &str, body: &Value) -> Result<u16, i32> {
+        let reply = self.reply(who, method, path, body);
+        reply.map(|reply| reply.status)
+    }
+
+    fn reply(&self, who: &Identity, method: &str, path: &str, body: &Value) -> Result<Reply, i32> {
         let port = self.controller.port(&self.server.certificate);
         let mut argv = mutual(who, &self.servers, port);
         argv.push(format!("https://localhost{path}"));
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        curl(&argv, method, Some(body)).map(|reply| reply.status)
+        curl(&argv, method, Some(body))
     }
 }
 
@@ -109,6 +116,132 @@ fn each_role_may_what_it_may_and_no_more() {
             let edited = |line: &Value| line["role"] == "operator" && line["status"] == 201;
             refused.count() == 5 && lines.iter().any(edited)
         });
+}
+
+/// A session of `router1` that leaves as `address`, for which an operator vouches.
+fn vouched(key: &str, address: &str) -> Value {
+    let macs = |own, next| {
+        json!({
+            "source-mac": format!("52:54:00:00:00:0{own}"),
+            "destination-mac": format!("02:00:00:00:00:0{next}")
+        })
+    };
+    let mut original = json!({
+        "ingress-vnic": "lan", "egress-vnic": "wan",
+        "source-address": "10.0.0.2", "source-port": 1024,
+        "destination-address": "192.0.2.9", "destination-port": 53,
+        "translation": { "source-address": address }
+    });
+    let (leaves, macs_of_original) = (original.as_object_mut().unwrap(), macs(2, 2));
+    leaves.extend(macs_of_original.as_object().unwrap().clone());
+    json!({
+        "key": key, "protocol": "udp", "vouched": true, "original": original, "reply": macs(1, 1)
+    })
+}
+
+#[test]
+fn an_operator_asks_for_an_element_as_the_role_allows_and_it_is_logged() {
+    let (lab, home, model) = (Lab::new(), Dir::new(), Model::offload());
+    let backend = Shunt::start(&home, &idle_router(64));
+    let mut inventory = crate::whole();
+    let own = &mut inventory["shunt-inventory:inventory"];
+    own["host"][0]["backend"] = json!(backend.socket());
+    own["element"][0]["observe-only"] = json!(false);
+    own["element"][0]["vnic"] = json!([
+        { "name": "lan", "mac": "52:54:00:00:00:01", "source-prefix": ["0.0.0.0/0"] },
+        { "name": "wan", "mac": "52:54:00:00:00:02" }
+    ]);
+    own["element"][0]["policy"] = json!({ "translation-prefix": ["198.51.100.1/32"] });
+    lab.controller.set("PUT", INVENTORY, &inventory);
+    let of = |name: &str| lab.operators.issue(name, &format!("{name}.example"));
+    let (watcher, operator) = (of("watcher"), of("operator"));
+    let ask = |who: &Identity, rpc: &'static str, input: Value| {
+        let body = json!({ "shunt-offload:input": input });
+        model.check(Kind::Input(rpc), &body).unwrap();
+        let path = format!("/restconf/operations/shunt-offload:{rpc}");
+        let reply = lab.reply(who, "POST", &path, &body).unwrap();
+        if reply.status == 200 {
+            model.check(Kind::Output(rpc), &reply.json()).unwrap();
+        }
+        reply
+    };
+    let sessions = json!([
+        vouched("ours", "198.51.100.1"),
+        vouched("not-ours", "198.51.100.2")
+    ]);
+    let offload = json!({ "element": "router1", "session": sessions });
+    eventually(Duration::from_secs(10), "the inventory is known", || {
+        ask(
+            &operator,
+            "offload",
+            json!({ "element": "router1", "session": [] }),
+        )
+        .status
+            == 200
+    });
+    assert_eq!(ask(&watcher, "offload", offload.clone()).status, 403);
+    let done = ask(&operator, "offload", offload).json();
+    let result = &done["shunt-offload:output"]["result"];
+    assert_eq!(result[0]["result"], "offloaded", "{done}");
+    assert_eq!(result[1]["result"], "access-denied", "{done}");
+    // Whoever may read sees it.
+    let path = "/restconf/data/shunt-offload:state/element=router1/sessions/session=ours";
+    let read = lab.reply(&watcher, "GET", path, &Value::Null).unwrap();
+    let session = &read.json()["shunt-offload:session"][0];
+    assert_eq!(session["status"]["original"]["state"], "active", "{read:?}");
+    let socket = lab.dir.file("controller.sock");
+    let show = ["session", "show", "--element", "router1", "--socket"];
+    let said = backend.cli(&[&show[..], &[socket.to_str().unwrap()]].concat());
+    let table = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && table.contains("ours"), "{said:?}");
+    // Another element there is none; an element's agent is nobody else.
+    let nobody = json!({ "element": "router2", "key": ["ours"] });
+    assert_eq!(ask(&operator, "withdraw", nobody).status, 404);
+    assert_eq!(
+        ask(&operator, "open-epoch", json!({ "element": "router1" })).status,
+        404
+    );
+    // Shields; the only element need not be named.
+    let shield = json!({ "name": "s", "ttl": 60, "action": "drop", "ingress-vnic": "wan" });
+    let done = ask(&operator, "shield", json!({ "shield": [shield] })).json();
+    assert_eq!(
+        done["shunt-offload:output"]["result"][0]["result"],
+        "installed"
+    );
+    let done = ask(&operator, "unshield", json!({ "name": ["s"] })).json();
+    assert_eq!(done["shunt-offload:output"]["removed"], "1", "{done}");
+    let done = ask(&operator, "withdraw", json!({ "key": ["ours"] })).json();
+    assert_eq!(done["shunt-offload:output"]["withdrawn"], "1", "{done}");
+    // What is killed is killed for all.
+    let kill = json!({ "shunt-inventory:kill": true });
+    let path = at("/element=router1/kill");
+    assert_eq!(lab.ask(&operator, "PUT", &path, &kill), Ok(204));
+    eventually(Duration::from_secs(10), "nothing is offloaded", || {
+        let input = json!({ "session": [vouched("late", "198.51.100.1")] });
+        let done = ask(&operator, "offload", input).json();
+        done["shunt-offload:output"]["result"][0]["result"] == "access-denied"
+    });
+    lab.controller.logs("calls are logged, and once", |lines| {
+        let of = |action: &str, peer: &str| -> Vec<&Value> {
+            let is = |line: &&Value| line["action"] == *action && line["peer"] == *peer;
+            lines.iter().filter(is).collect()
+        };
+        let (refused, done) = (
+            of("POST", "watcher.example"),
+            of("offload", "operator.example"),
+        );
+        let [refused] = refused[..] else { return false };
+        let done = done.iter().find(|line| line["results"]["offloaded"] == 1);
+        let Some(done) = done else { return false };
+        assert_eq!(refused["status"], 403);
+        assert_eq!(
+            (&done["by"], &done["role"]),
+            (&json!("operator"), &json!("operator"))
+        );
+        assert_eq!(done["element"], "router1");
+        assert_eq!(done["refused"][0]["key"], "not-ours");
+        of("withdraw", "operator.example").len() == 1
+    });
 }
 
 #[test]

@@ -107,12 +107,16 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
     // B's session by its key: to `a` there is none.
     let withdrawn = call(&a, "withdraw", json!({ "key": ["of-b"] })).await;
     assert_eq!(results(&withdrawn)[0].0, "absent");
+    let reproved = call(&a, "reprove", json!({ "key": ["of-b"] })).await;
+    assert_eq!(results(&reproved)[0].0, "absent");
     // B's name in the input of every operation.
     for (name, mut leaves) in [
         ("open-epoch", json!({})),
         ("offload", json!({ "session": [session("b", "more", 2)] })),
         ("withdraw", json!({ "all": true })),
         ("withdraw", json!({ "key": ["of-b"] })),
+        ("reprove", json!({ "all": true })),
+        ("reprove", json!({ "key": ["of-b"] })),
         ("sync", json!({ "begin": [null] })),
         ("shield", json!({ "shield": [shield("all", None)] })),
         ("unshield", json!({ "all": true })),
@@ -128,13 +132,23 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
         "/restconf/streams/shunt-offload/element=b/json".to_owned(),
         at("/element=b/policy"),
         at("/element=b/vnic=lan"),
-        at("/element=a"),
+        at("/element=a?fields=host"),
+        at("/element=a/host"),
         at("/tenant=t-b"),
         at(""),
     ] {
         let answer = a.call("GET", &path, "").await;
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
     }
+    // Of itself an element reads what its agent needs, and not where it runs or for whom.
+    let own = a.call("GET", &at("/element=a"), "").await;
+    let own: Value = serde_json::from_str(&own.text).unwrap();
+    let own = own["shunt-inventory:element"][0].as_object().unwrap();
+    let mut leaves: Vec<_> = own.keys().collect();
+    leaves.sort();
+    assert_eq!(leaves, ["name", "policy", "vnic"]);
+    assert_eq!(own["vnic"][0]["bus-path"], "0000:00:04.0");
+    assert_eq!(own["policy"]["minimum-rate"], 20);
     // Nothing of `b` in what there is for `a`.
     for path in ["/restconf/data", STATE] {
         let text = a.call("GET", path, "").await.text;
@@ -167,6 +181,13 @@ async fn an_element_s_guest_reaches_nothing_of_another() {
     )
     .await;
     assert_eq!(results(&again)[0].0, "unchanged");
+    let reproved = call(&b, "reprove", json!({ "key": ["of-b", "nobody's"] })).await;
+    let said: Vec<_> = results(&reproved).into_iter().map(|one| one.0).collect();
+    assert_eq!(said, ["pending", "absent"]);
+    world.logs("what was to be proved again", |line| {
+        let results = &line["results"];
+        line["action"] == "reprove" && line["element"] == "b" && results["pending"] == 1
+    });
     for (what, action, status) in [
         ("other names in operations", "withdraw", 404),
         ("other names in sync", "sync", 404),

@@ -98,12 +98,13 @@ fn element(name: &str, number: usize) -> Value {
         "name": name, "tenant": format!("t-{name}"), "host": format!("h{number}"), "port": "port1",
         "vnic": [
             { "name": "lan", "mac": format!("52:54:00:00:0{number}:01"),
-              "source-prefix": ["0.0.0.0/0"] },
+              "bus-path": "0000:00:04.0", "source-prefix": ["0.0.0.0/0"] },
             { "name": format!("{name}-wan"), "mac": format!("52:54:00:00:0{number}:02") }
         ],
         "policy": {
             "translation-prefix": [format!("198.51.100.{number}/32")],
-            "sessions": 1_000_000, "requests-per-second": 1_000_000
+            "sessions": 1_000_000, "requests-per-second": 1_000_000,
+            "minimum-rate": 20, "minimum-age": 1
         }
     })
 }

@@ -19,8 +19,9 @@ use shunt::api::state::{
 };
 use shunt::api::{
     Answer, ApiError, Control, ControlSocket, OffloadInput, OffloadOutput, OffloadResult, Ports,
-    SessionKey, SessionPage, SessionReport, Statistics, Summary, VnicNames, WithdrawInput,
-    WithdrawOutput, WithdrawResult, WithdrawStatus, from_request, serve, to_request,
+    ReproveInput, ReproveOutput, ReproveResult, ReproveStatus, SessionKey, SessionPage,
+    SessionReport, Statistics, Summary, VnicNames, WithdrawInput, WithdrawOutput, WithdrawResult,
+    WithdrawStatus, from_request, serve, to_request,
 };
 use shunt::flow::shield::{Asked, ShieldBook};
 use shunt::flow::{CloseCode, Moment, Outcome, SessionId, SessionRequest};
@@ -86,6 +87,11 @@ fn report(request: &SessionRequest) -> SessionReport {
             idle: 3,
             transit: Some(450),
             drain_bounds: 0,
+            hand_overs: 2,
+            forced: 0,
+            overtaken: 0,
+            returned: 0,
+            lost: 0,
             original: None,
             reply: None,
         },
@@ -152,6 +158,27 @@ impl Control for Fake {
                 };
                 output.withdrawn += u64::from(result == WithdrawStatus::Withdrawn);
                 output.result.push(WithdrawResult { key, result });
+            }
+            Ok(output)
+        })
+    }
+
+    fn reprove(&self, input: ReproveInput) -> Answer<'_, ReproveOutput> {
+        Box::pin(async move {
+            check(input.element.as_deref().unwrap_or(ELEMENT))?;
+            let sessions = self.sessions.lock().await;
+            let mut output = ReproveOutput::default();
+            if input.all {
+                output.reproved = sessions.len() as u64;
+            }
+            for key in input.key {
+                let is_there = sessions.contains_key(key.as_str());
+                output.reproved += u64::from(is_there);
+                let result = match is_there {
+                    true => ReproveStatus::Pending,
+                    false => ReproveStatus::Absent,
+                };
+                output.result.push(ReproveResult { key, result });
             }
             Ok(output)
         })
@@ -227,6 +254,8 @@ impl Control for Fake {
                 vnic: vec![VnicReport {
                     name: "lan".to_owned(),
                     mac: "52:54:00:00:00:01".parse().expect("a MAC"),
+                    bus_path: Some("0000:00:04.0".to_owned()),
+                    mtu: Some(1500),
                     guest: device("vhost-user", "/run/shunt/lan.sock"),
                     uplink: device("tap", "tap0"),
                 }],

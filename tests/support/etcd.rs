@@ -14,9 +14,9 @@
     reason = "tests may be blunt, and each uses a part"
 )]
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -37,6 +37,35 @@ pub fn own_ports<const COUNT: usize>() -> [u16; COUNT] {
     std::array::from_fn(|_| NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Where a program of a test runs.
+#[derive(Clone)]
+pub struct Place {
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// The network namespace by name; `None`: the test's own.
+    pub netns: Option<String>,
+}
+
+impl Place {
+    /// Beside the test.
+    pub fn here() -> Self {
+        Self {
+            address: own_address(),
+            netns: None,
+        }
+    }
+
+    /// What `program` is started with to run there.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(name) = &self.netns else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", name]).arg(program);
+        command
+    }
+}
+
 /// A cluster.
 pub struct Etcd {
     members: Vec<Member>,
@@ -44,6 +73,7 @@ pub struct Etcd {
 }
 
 struct Member {
+    place: Place,
     child: Option<Child>,
     arguments: Vec<String>,
     log: PathBuf,
@@ -60,17 +90,26 @@ impl Etcd {
 
     /// The same with other arguments; clients use `scheme`.
     pub fn start_with(count: usize, scheme: &str, more: &[String]) -> Self {
+        Self::start_at(&vec![Place::here(); count], scheme, more)
+    }
+
+    /// The same with each member at a place of its own.
+    pub fn start_at(places: &[Place], scheme: &str, more: &[String]) -> Self {
+        let count = places.len();
         let dir = tempfile::Builder::new()
             .prefix("shunt-etcd-")
             .tempdir_in("/dev/shm")
             .unwrap();
-        let address = own_address();
         let ports: Vec<[u16; 3]> = (0..count).map(|_| own_ports()).collect();
-        let peer = |number: usize| format!("m{number}=http://{address}:{}", ports[number][1]);
+        let peer = |number: usize| {
+            let (address, port) = (places[number].address, ports[number][1]);
+            format!("m{number}=http://{address}:{port}")
+        };
         let cluster: Vec<String> = (0..count).map(peer).collect();
         let cluster = cluster.join(",");
         let member = |number: usize| {
             let [client, peer, health] = ports[number];
+            let address = places[number].address;
             let url = format!("{scheme}://{address}:{client}");
             let arguments = [
                 format!("--name=m{number}"),
@@ -90,6 +129,7 @@ impl Etcd {
                 "--log-outputs=stderr".to_owned(),
             ];
             Member {
+                place: places[number].clone(),
                 child: None,
                 arguments: arguments.into_iter().chain(more.iter().cloned()).collect(),
                 log: dir.path().join(format!("{number}.log")),
@@ -174,7 +214,9 @@ impl Member {
             .append(true)
             .open(&self.log)
             .unwrap();
-        let child = Command::new("etcd")
+        let child = self
+            .place
+            .command("etcd")
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -201,15 +243,12 @@ impl Member {
 
     /// What it answers on `path` of its port for health.
     fn told(&self, path: &str) -> Option<String> {
-        let address = SocketAddrV4::new(own_address(), self.health);
-        let mut stream = TcpStream::connect(address).ok()?;
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").ok()?;
-        let mut told = String::new();
-        stream.read_to_string(&mut told).ok()?;
-        Some(told)
+        let url = format!("http://{}:{}{path}", self.place.address, self.health);
+        let mut command = self.place.command("curl");
+        command.args(["--silent", "--max-time", "5", &url]);
+        let said = command.output().unwrap();
+        let told = said.status.success().then_some(said.stdout)?;
+        String::from_utf8(told).ok()
     }
 
     fn log(&self) -> String {

@@ -28,6 +28,7 @@ pub mod refuse;
 pub mod router;
 pub mod shunt;
 pub mod stream;
+pub mod tagging;
 pub mod tcp;
 pub mod tenant;
 pub mod testpmd;

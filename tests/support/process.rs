@@ -139,3 +139,17 @@ pub fn succeed<S: AsRef<OsStr>>(argv: &[S]) -> String {
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Binds all threads of a process to `cpus`, such as `0` or `0-2,5`.
+pub fn pin(process: u32, cpus: &str) {
+    let process = process.to_string();
+    let argv = [
+        "taskset",
+        "--all-tasks",
+        "--pid",
+        "--cpu-list",
+        cpus,
+        &process,
+    ];
+    succeed(&argv);
+}

@@ -132,6 +132,23 @@ impl Sessions {
         assert_eq!(result, "withdrawn", "{key}: {output}");
     }
 
+    /// Sends a session that must be there back to be proved again. How many had not waited.
+    pub fn reprove(&self, key: &str) -> u64 {
+        let input = json!({"shunt-offload:input": {"key": [key]}});
+        let output = self.0.post(&format!("{OPERATIONS}reprove"), &input);
+        let output = &output["shunt-offload:output"];
+        assert_eq!(output["result"][0]["result"], "pending", "{key}: {output}");
+        output["reproved"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Sends all sessions back. How many had not waited.
+    pub fn reprove_all(&self) -> u64 {
+        let input = json!({"shunt-offload:input": {"all": true}});
+        let output = self.0.post(&format!("{OPERATIONS}reprove"), &input);
+        let reproved = output["shunt-offload:output"]["reproved"].as_str();
+        reproved.unwrap().parse().unwrap()
+    }
+
     /// The `status` of a session, `Null` without it.
     pub fn status(&self, key: &str) -> Value {
         let path = format!("{STATE}/sessions/session={key}");

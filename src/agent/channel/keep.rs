@@ -162,9 +162,9 @@ impl Keeper {
         let (mut driver, connections) = link(line, self.shared.options.timing);
         tokio::select! {
             error = &mut driver => {
+                log::debug!("{}: {error}", path.display());
                 let text = format!(
-                    "{} was closed at the other end ({error}): is another process at it, or the \
-                     relay away?",
+                    "{} was closed at the other end: is another process at it, or the relay away?",
                     path.display()
                 );
                 self.shared.trouble(Some(text));
@@ -200,7 +200,17 @@ impl Keeper {
 
     async fn serve_all(&self, mut connections: Connections) {
         let mut pause = Pause::default();
-        while let Some(stream) = connections.next().await {
+        loop {
+            let stream = match timeout(self.shared.options.timing.silence, connections.next()).await
+            {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return,
+                Err(_) => {
+                    let text = "no relay answers at the port: is it running on the host?";
+                    self.shared.trouble(Some(text.to_owned()));
+                    continue;
+                }
+            };
             let began = Instant::now();
             let why = self.serve(stream).await;
             self.disconnected(&why).await;

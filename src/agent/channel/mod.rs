@@ -34,6 +34,7 @@ use tokio::time::Instant;
 
 use crate::api::events::{Event, RawEvent};
 use crate::api::offload::{ENTRIES_MAX, OffloadInput, OffloadOutput, OffloadResult};
+use crate::api::reprove::ReproveOutput;
 use crate::api::shield::{
     Shield, ShieldInput, ShieldOutput, ShieldResult, Shields, UnshieldInput, UnshieldOutput,
     UnshieldResult,
@@ -54,7 +55,7 @@ pub use call::ChannelError;
 pub use element::ElementView;
 pub use keep::StartError;
 pub use port::PortChoice;
-pub use reprove::{Reprove, ReproveOutput};
+pub use reprove::Reprove;
 
 /// What [`FromHost`] may wait for its reader.
 const TOLD_MAX: usize = 256;

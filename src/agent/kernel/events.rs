@@ -22,9 +22,6 @@ use crate::agent::connection::ConntrackEvent;
 /// Room for bursts: of the order of 10,000 events.
 const BUFFER: u32 = 16 << 20;
 
-/// Datagrams that are thrown away after a loss, at most, to reach the present.
-const STALE: usize = 1 << 17;
-
 /// Which events are told. Each costs the kernel, and us, some microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Groups {
@@ -108,25 +105,13 @@ impl ConntrackEvents {
             match self.socket.receive().await {
                 Ok(datagram) => self.heard.extend(events(datagram)),
                 Err(error) if is_overrun(&error) => {
-                    self.forget()?;
+                    // What waits is older than the dump that the caller takes now.
+                    self.socket.drain()?;
                     return Ok(ConntrackEvent::Lost);
                 }
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// Throws away what waits: it is older than the dump that the caller takes now.
-    fn forget(&mut self) -> io::Result<()> {
-        for _ in 0..STALE {
-            match self.socket.receive_now() {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(error) if is_overrun(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 

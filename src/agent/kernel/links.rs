@@ -70,11 +70,16 @@ pub(super) async fn read_all() -> io::Result<Links> {
 /// Reads which interfaces have a discipline that is none of the defaults.
 pub(super) async fn read_shaped() -> io::Result<BTreeSet<IfIndex>> {
     let request = Request::new(RTM_GETQDISC, &[0; 20]);
-    let shaped = table(libc::NETLINK_ROUTE, &request, |message| {
+    let found = table(libc::NETLINK_ROUTE, &request, |message| {
         read_qdisc(message.payload)
     })
-    .await?;
-    Ok(shaped
+    .await;
+    let found = match found {
+        // A kernel without disciplines.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
+        found => found?,
+    };
+    Ok(found
         .into_iter()
         .filter_map(|(on, is_default)| (!is_default).then_some(on))
         .collect())

@@ -8,8 +8,6 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::NLM_F_CREATE;
-
 use super::socket::{Socket, table};
 use super::wire::{Request, address, attribute, family, native16, native32, octets, split};
 use crate::agent::network::IfIndex;
@@ -18,6 +16,8 @@ use crate::packet::MacAddr;
 pub(super) const RTM_NEWNEIGH: u16 = 28;
 pub(super) const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
+
+const NLM_F_CREATE: u16 = 0x400;
 
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -150,7 +150,10 @@ pub(super) async fn use_fdb(
     if !found.is_some_and(|found| found.on == on && !found.is_fixed) {
         return Ok(());
     }
-    let request = Request::new(RTM_NEWNEIGH, &header(bridge, on, NTF_USE | NTF_MASTER));
+    let mut used = header(bridge, on, NTF_USE | NTF_MASTER);
+    // Bridges take no entry without a state.
+    used[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+    let request = Request::new(RTM_NEWNEIGH, &used);
     socket.ask(entry(request), |_| {}).await
 }
 

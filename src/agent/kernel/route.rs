@@ -40,6 +40,10 @@ const RTN_ANYCAST: u8 = 4;
 
 /// Asks for the route of a packet.
 pub(super) async fn ask(socket: &mut Socket, query: &RouteQuery) -> io::Result<Route> {
+    // What multicast routing does with it is no next hop.
+    if query.destination.is_multicast() {
+        return Ok(Route::None);
+    }
     let is_of_own = query.ingress.is_none();
     match ask_once(socket, query, true).await {
         // A packet of the element's own cannot have another's address: then without it.

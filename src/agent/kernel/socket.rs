@@ -9,7 +9,6 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::SocketAddr;
 use tokio::io::unix::AsyncFd;
 use tokio::task;
@@ -20,8 +19,16 @@ use super::wire::{Message, Request, messages, native32};
 /// The longest datagram. Dumps come in pieces of at most 32 KiB.
 const ROOM: usize = 1 << 16;
 
+const NLM_F_REQUEST: u16 = 0x01;
+const NLM_F_ACK: u16 = 0x04;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_DUMP: u16 = 0x300;
+
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+
+/// More datagrams than a receive buffer holds.
+const MOST: usize = 1 << 17;
 
 /// How often a dump is taken anew because its table changed meanwhile.
 const TRIES: usize = 10;
@@ -154,6 +161,20 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Throws away what waits. After a loss that must be done before anything is asked anew: until
+    /// all is read the kernel adds nothing, and does not say so again.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        for _ in 0..MOST {
+            match self.receive_now() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) if is_overrun(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, request: Request, flags: u16) -> io::Result<u32> {

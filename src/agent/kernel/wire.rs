@@ -8,10 +8,14 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLA_F_NESTED, NLA_HEADER_SIZE, NetlinkBuffer, NlasIterator};
-
 /// Bytes of `nlmsghdr`.
 const HEADER: usize = 16;
+/// Bytes of an attribute before its value.
+const NLA_HEADER: usize = 4;
+/// There are attributes in it.
+const NESTED: u16 = 1 << 15;
+/// Without the flags: nested, and in the network's byte order.
+const TYPE: u16 = !(NESTED | 1 << 14);
 
 /// A message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,12 +33,12 @@ pub(super) struct Message<'a> {
 /// The messages of one datagram, up to the first that is cut off.
 pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
-        let message = NetlinkBuffer::new_checked(datagram).ok()?;
-        let length = message.length() as usize;
+        let header = datagram.first_chunk::<HEADER>()?;
+        let length = native32(&header[..4])? as usize;
         let found = Message {
-            kind: message.message_type(),
-            flags: message.flags(),
-            sequence: message.sequence_number(),
+            kind: native16(&header[4..6])?,
+            flags: native16(&header[6..8])?,
+            sequence: native32(&header[8..12])?,
             payload: datagram.get(HEADER..length)?,
         };
         datagram = datagram.get(aligned(length)..).unwrap_or_default();
@@ -48,12 +52,14 @@ pub(super) fn split<const N: usize>(payload: &[u8]) -> Option<(&[u8; N], &[u8])>
 }
 
 /// Attributes by type (without the flags in it) and value, up to the first that is cut off.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    NlasIterator::new(bytes).map_while(|attribute| {
-        let attribute = attribute.ok()?;
-        let kind = attribute.kind();
-        let length = usize::from(attribute.length());
-        Some((kind, attribute.into_inner().get(NLA_HEADER_SIZE..length)?))
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = bytes.first_chunk::<NLA_HEADER>()?;
+        let length = usize::from(native16(&header[..2])?);
+        let kind = native16(&header[2..])? & TYPE;
+        let value = bytes.get(NLA_HEADER..length)?;
+        bytes = bytes.get(aligned(length)..).unwrap_or_default();
+        Some((kind, value))
     })
 }
 
@@ -158,7 +164,7 @@ impl Request {
 
     /// Adds an attribute of attributes.
     pub(super) fn with_nest(mut self, kind: u16, inside: impl FnOnce(Self) -> Self) -> Self {
-        let start = self.open(kind | NLA_F_NESTED);
+        let start = self.open(kind | NESTED);
         self = inside(self);
         self.close(start);
         self
@@ -254,7 +260,7 @@ mod tests {
                     prop_assert!(value.len() <= bytes.len());
                 }
             }
-            prop_assert!(attributes(&bytes).count() <= bytes.len() / NLA_HEADER_SIZE + 1);
+            prop_assert!(attributes(&bytes).count() <= bytes.len() / NLA_HEADER);
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{ConntrackNews, FromHost, Host, HostNews, Kernel, NetworkNews, Order, Parts, drive};
-use crate::agent::channel::reprove::ReproveStatus;
+use crate::api::reprove::ReproveStatus;
 use crate::agent::channel::{self, Channel, ChannelError, ElementView};
 use crate::agent::config::{self, Accounting, Config};
 use crate::agent::connection::{Connection, ConntrackEvent};

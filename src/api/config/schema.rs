@@ -111,6 +111,8 @@ pub enum Type {
     },
     /// A MAC address.
     Mac,
+    /// Where a guest sees a device on its bus.
+    BusPath,
     /// An address prefix.
     Prefix,
 }
@@ -248,6 +250,7 @@ impl Type {
                 .parse::<Address>()
                 .ok()
                 .map(|address| address.to_string()),
+            Self::BusPath => is(is_bus_path(text)),
             Self::Mac => text.parse::<MacAddr>().ok().map(|mac| mac.to_string()),
             Self::Prefix => text.parse::<Prefix>().ok().map(|prefix| prefix.to_string()),
             Self::Boolean | Self::Number { .. } => None,
@@ -267,6 +270,7 @@ impl Type {
             }
             Self::Boolean => "true or false".to_owned(),
             Self::Number { min, max } => format!("a number from {min} to {max}"),
+            Self::BusPath => BUS_PATH.to_owned(),
             Self::Mac => "a MAC address, such as 52:54:00:12:34:56".to_owned(),
             Self::Prefix => "an address prefix, such as 192.0.2.0/24 or 2001:db8::/32".to_owned(),
         }
@@ -294,6 +298,16 @@ impl Type {
             message: format!("{start:?} is not allowed: give {}", self.allowed()),
         }
     }
+}
+
+/// What a bus path may be, in words.
+pub const BUS_PATH: &str = "the device's name on its bus as the guest has it, such as 0000:00:04.0: \
+                            1 to 64 of the characters a-z, A-Z, 0-9, `_`, `.`, `:` and `-`";
+
+/// Whether that is a bus path.
+pub fn is_bus_path(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 fn is_yang_character(c: char) -> bool {

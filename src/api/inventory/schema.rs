@@ -82,7 +82,7 @@ const ELEMENT: &[Node] = &[
         "vnic",
         List {
             key: "name",
-            unique: &[&["mac", "vlan"]],
+            unique: &[&["mac", "vlan"], &["bus-path"]],
             nodes: VNIC,
         },
     ),
@@ -92,6 +92,7 @@ const ELEMENT: &[Node] = &[
 const VNIC: &[Node] = &[
     Node::mandatory("name", SHORT_NAME),
     Node::mandatory("mac", Type::Mac),
+    Node::leaf("bus-path", Type::BusPath),
     Node::leaf("vlan", number(1, 4_094)),
     Node::leaf("uplink", NAME),
     Node::leaf_list("source-prefix", Type::Prefix),

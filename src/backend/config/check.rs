@@ -266,6 +266,16 @@ fn within_element(
         };
         return found(at, "name", problem);
     }
+    let path = vnic.bus_path.as_ref();
+    let mut others = earlier.iter();
+    if let (Some(path), Some(other)) = (path, others.find(|other| other.bus_path.as_ref() == path))
+    {
+        let problem = Problem::DuplicateBusPath {
+            path: path.clone(),
+            other: other.name.clone(),
+        };
+        return found(at, "bus-path", problem);
+    }
     let other = earlier.iter().find(|other| other.mac == vnic.mac)?;
     let problem = Problem::DuplicateMac {
         mac: vnic.mac,

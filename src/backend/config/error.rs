@@ -122,6 +122,17 @@ pub enum Problem {
         /// The vNIC that has it too.
         other: String,
     },
+    /// Two vNICs of an element at one place.
+    #[error(
+        "`{path}` is where the guest sees vNIC `{other}` too: `lspci` there, or \
+         /sys/class/net/NAME/device, tells which is which"
+    )]
+    DuplicateBusPath {
+        /// The place.
+        path: String,
+        /// The vNIC that has it too.
+        other: String,
+    },
     /// Two uses of one socket path.
     #[error("{} is the socket of {other} already: choose another path", path.display())]
     DuplicateSocket {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use super::{CopyMode, SocketMode, UplinkConfig};
+use crate::api::config::schema::{BUS_PATH, is_bus_path};
 use crate::packet::{MacAddr, VlanId};
 use crate::port::{netns, tap, xdp};
 
@@ -58,6 +59,18 @@ pub(super) fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Erro
 /// The address of one vNIC.
 pub(super) fn mac<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
     unicast(MacAddr::deserialize(from)?).map_err(D::Error::custom)
+}
+
+/// Where a guest sees a vNIC, where that is given.
+pub(super) fn bus_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(from)?;
+    if is_bus_path(&text) {
+        Ok(Some(text))
+    } else {
+        Err(D::Error::custom(format!(
+            "`{text}` is no bus path: give {BUS_PATH}"
+        )))
+    }
 }
 
 /// Further addresses of a vNIC.

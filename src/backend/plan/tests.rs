@@ -13,7 +13,8 @@ struct Shape {
 }
 
 /// Name, quota, punt rate (and that of a shield), vNICs, and a number that its bounds follow
-/// from; of each vNIC its name, MTU and whether it is on the first shared uplink.
+/// from, and whether the guest's places of its vNICs are told; of each vNIC its name, MTU and
+/// whether it is on the first shared uplink.
 type ElementShape = (u8, u32, Option<u32>, Vec<(u8, u16, bool)>, u8);
 
 impl Shape {
@@ -53,6 +54,9 @@ impl Shape {
                 if bounds & 4 != 0 {
                     text += "source-prefixes = ['10.0.0.0/9']\n";
                 }
+                if bounds & 8 != 0 {
+                    text += &format!("bus-path = '0000:00:{vnic:02x}.0'\n");
+                }
             }
         }
         Config::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -75,7 +79,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         prop_oneof![Just(10u32), Just(20)],
         proptest::option::of(5u32..7),
         vnics,
-        0u8..8,
+        0u8..16,
     );
     let elements = (names(4), proptest::collection::vec(element, 3)).prop_map(|(names, rest)| {
         let all = names.into_iter().zip(rest);

@@ -127,7 +127,12 @@ pub(in crate::cli) enum SessionCommand {
     #[command(
         after_long_help = "Examples:\n  shunt session del dns-1 dns-2\n  shunt session del --all"
     )]
-    Del(DelArgs),
+    Del(WhichArgs),
+    /// Send sessions back to the guest until it is seen forwarding them again
+    #[command(
+        after_long_help = "Examples:\n  shunt session reprove dns-1\n  shunt session reprove --all"
+    )]
+    Reprove(WhichArgs),
     /// Show all sessions, or one in detail
     #[command(after_long_help = "Example:\n  shunt session show dns-1")]
     Show(ShowSessionArgs),
@@ -346,7 +351,7 @@ impl From<HandOverFlag> for HandOver {
 }
 
 #[derive(Args)]
-pub(in crate::cli) struct DelArgs {
+pub(in crate::cli) struct WhichArgs {
     /// Which backend.
     #[command(flatten)]
     pub connect: Connect,

@@ -29,6 +29,7 @@ pub(super) fn run(command: HostCommand) -> Result<Ending, CliError> {
             match *command {
                 SessionCommand::Add(add) => session::add(*add).await,
                 SessionCommand::Del(del) => session::del(del).await,
+                SessionCommand::Reprove(which) => session::reprove(which).await,
                 SessionCommand::Show(show) => show::sessions(&show.connect, show.key).await,
             }
         }),

@@ -1,9 +1,12 @@
-//! `shunt session add` and `shunt session del`.
+//! `shunt session add`, `shunt session del` and `shunt session reprove`.
 
-use super::args::{AddArgs, DelArgs};
+use super::args::{AddArgs, WhichArgs};
 use super::error::HostError;
 use super::{element, input, print_as};
-use crate::api::{Client, ENTRIES_MAX, OffloadInput, OffloadOutput, WithdrawInput, WithdrawOutput};
+use crate::api::{
+    Client, ENTRIES_MAX, OffloadInput, OffloadOutput, ReproveInput, ReproveOutput, SessionKey,
+    WithdrawInput, WithdrawOutput,
+};
 use crate::cli::Ending;
 use crate::cli::table::Table;
 
@@ -70,7 +73,7 @@ fn leaf(path: Option<&str>) -> Option<&str> {
 }
 
 /// Withdraws sessions, in as many calls as their number needs.
-pub(super) async fn del(args: DelArgs) -> Result<Ending, HostError> {
+pub(super) async fn del(args: WhichArgs) -> Result<Ending, HostError> {
     let connect = args.connect;
     let client = Client::new(&connect.socket);
     let name = element(&client, &connect).await?;
@@ -95,12 +98,53 @@ pub(super) async fn del(args: DelArgs) -> Result<Ending, HostError> {
 }
 
 fn withdraw_table(output: &WithdrawOutput) -> String {
-    if output.result.is_empty() {
-        return format!("{} withdrawn\n", output.withdrawn);
+    let results = output.result.iter();
+    let rows = results.map(|entry| (&entry.key, entry.result.name()));
+    which_table(&format!("{} withdrawn", output.withdrawn), rows)
+}
+
+/// Sends sessions back to be proved again, in as many calls as their number needs.
+pub(super) async fn reprove(args: WhichArgs) -> Result<Ending, HostError> {
+    let connect = args.connect;
+    let client = Client::new(&connect.socket);
+    let name = element(&client, &connect).await?;
+    let mut output = ReproveOutput::default();
+    if args.all {
+        output = client.reprove(ReproveInput::all_of(&name)).await?;
+    } else {
+        for keys in args.keys.chunks(ENTRIES_MAX) {
+            let part = client
+                .reprove(ReproveInput {
+                    element: Some(name.clone()),
+                    key: keys.to_vec(),
+                    ..ReproveInput::default()
+                })
+                .await?;
+            output.reproved += part.reproved;
+            output.result.extend(part.result);
+        }
+    }
+    print_as(&connect, &output, reprove_table)?;
+    Ok(Ending::Done)
+}
+
+fn reprove_table(output: &ReproveOutput) -> String {
+    let results = output.result.iter();
+    let rows = results.map(|entry| (&entry.key, entry.result.name()));
+    which_table(&format!("{} to be proved again", output.reproved), rows)
+}
+
+/// What became of each key; of all, a sentence.
+fn which_table<'a>(
+    all: &str,
+    rows: impl ExactSizeIterator<Item = (&'a SessionKey, &'static str)>,
+) -> String {
+    if rows.len() == 0 {
+        return format!("{all}\n");
     }
     let mut table = Table::new(&["KEY", "RESULT"]);
-    for entry in &output.result {
-        table.row([entry.key.to_string(), entry.result.name().to_owned()]);
+    for (key, result) in rows {
+        table.row([key.to_string(), result.to_owned()]);
     }
     table.text()
 }

@@ -325,7 +325,7 @@ fn statistics_table(statistics: &Statistics) -> String {
     text
 }
 
-fn hand_over_lines(hand_over: &HandOverStatistics) -> [(&'static str, String); 3] {
+fn hand_over_lines(hand_over: &HandOverStatistics) -> [(&'static str, String); 4] {
     [
         (
             "hand-over",
@@ -341,15 +341,27 @@ fn hand_over_lines(hand_over: &HandOverStatistics) -> [(&'static str, String); 3
         (
             "parked",
             format!(
-                "{} frames, {} to egress, {} to guest",
-                hand_over.parked_frames, hand_over.released_to_egress, hand_over.released_to_guest
+                "{} frames, {} to egress, {} to guest, {} lost",
+                hand_over.parked_frames,
+                hand_over.released_to_egress,
+                hand_over.released_to_guest,
+                hand_over.released_lost
             ),
+        ),
+        (
+            "overtaken",
+            format!("{} packets at most", hand_over.overtaken),
         ),
         (
             "guest transit",
             format!(
-                "{} us last, {} us smoothed, {} us max",
-                hand_over.transit_last, hand_over.transit_smoothed, hand_over.transit_max
+                "{} us last, {} us smoothed, {} us min, {} us mean, {} us max, {} times",
+                hand_over.transit_last,
+                hand_over.transit_smoothed,
+                hand_over.transit_min,
+                hand_over.transit_mean,
+                hand_over.transit_max,
+                hand_over.transits
             ),
         ),
     ]

@@ -38,7 +38,7 @@ impl View {
             let input = ShieldInput {
                 element,
                 epoch: input.epoch,
-                fence: Some(self.fence),
+                fence: self.told_fence().await?,
                 shield: allowed,
             };
             output = self.backend().shield(input).await.map_err(of_backend)?;
@@ -56,7 +56,7 @@ impl View {
     ) -> Result<UnshieldOutput, ApiError> {
         let input = UnshieldInput {
             element: self.meant(input.element.as_deref())?,
-            fence: Some(self.fence),
+            fence: self.told_fence().await?,
             ..input
         };
         let output = self.backend().unshield(input).await.map_err(of_backend)?;

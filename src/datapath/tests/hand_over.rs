@@ -129,6 +129,19 @@ fn parked_frames_follow_the_guests_last_one() {
 }
 
 #[test]
+fn parked_frames_that_find_no_room_are_told_as_lost() {
+    let mut world = draining(HandOverLimits::default());
+    world.wan.uplink.set_room(5);
+    world.guest_forwards(LAN);
+    world.run();
+    assert_eq!(arrived(&world), [1, 2, 3, 4, 5]);
+    assert_eq!(world.counters().hand_over.released_lost, 2);
+    let tally = world.book.get("s").unwrap().tally;
+    assert_eq!((tally.hand_overs, tally.toll.lost), (1, 2));
+    world.assert_conserved();
+}
+
+#[test]
 fn at_the_bound_parked_frames_go_to_the_guest_in_order_and_nothing_is_lost() {
     let mut world = draining(HandOverLimits::default());
     world.pass(Duration::from_millis(25));

@@ -102,6 +102,30 @@ pub struct Release {
     pub to: ReleaseTo,
 }
 
+/// What a hand-over, or the attempt, did to packets of its flow, as far as a backend can know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Toll {
+    /// Packets that later ones may have overtaken: the guest had got them and was not seen to
+    /// send them. It may have dropped or merged some, or sent them otherwise.
+    pub overtaken: u32,
+    /// Parked frames that went to the guest after all.
+    pub returned: u32,
+    /// Parked frames that found no room where they were released to.
+    pub lost: u32,
+}
+
+impl Toll {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            overtaken: self.overtaken.saturating_add(other.overtaken),
+            returned: self.returned.saturating_add(other.returned),
+            lost: self.lost.saturating_add(other.lost),
+        }
+    }
+}
+
 /// What a worker tells the element's [`Sessions`](crate::flow::Sessions).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlowEvent {
@@ -113,11 +137,15 @@ pub enum FlowEvent {
         transit: Option<Duration>,
         /// At a bound, not at its marker.
         forced: bool,
+        /// What that did to its packets.
+        toll: Toll,
     },
     /// A drain met a bound; the flow is pending again.
     DrainBound {
         /// Which.
         flow: FlowId,
+        /// What that did to its packets.
+        toll: Toll,
     },
     /// A packet was seen that ends the session.
     Closed {
@@ -147,6 +175,16 @@ pub struct HandOverStats {
     pub released_to_egress: u64,
     /// Of these, released to the guest.
     pub released_to_guest: u64,
+    /// Of those released, lost for want of room.
+    pub released_lost: u64,
+    /// Packets that may have been overtaken, see [`Toll::overtaken`].
+    pub overtaken: u64,
+    /// How often the guest's transit time was measured.
+    pub transits: u64,
+    /// All of these together, microseconds.
+    pub transit_us_sum: u64,
+    /// The shortest, microseconds; 0 before the first.
+    pub transit_us_min: u64,
     /// The guest's transit time as measured last, microseconds.
     pub transit_us_last: u64,
     /// Smoothed over about eight measurements, microseconds.
@@ -156,7 +194,8 @@ pub struct HandOverStats {
 }
 
 impl HandOverStats {
-    /// Two machines of one element together: the sums, and of transit times the longest.
+    /// Two machines of one element together: the sums, and of single transit times the longest
+    /// (of the shortest the shortest).
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         Self {
@@ -168,6 +207,15 @@ impl HandOverStats {
             parked_frames: self.parked_frames + other.parked_frames,
             released_to_egress: self.released_to_egress + other.released_to_egress,
             released_to_guest: self.released_to_guest + other.released_to_guest,
+            released_lost: self.released_lost + other.released_lost,
+            overtaken: self.overtaken + other.overtaken,
+            transits: self.transits + other.transits,
+            transit_us_sum: self.transit_us_sum + other.transit_us_sum,
+            transit_us_min: match (self.transit_us_min, other.transit_us_min) {
+                (0, other) => other,
+                (own, 0) => own,
+                (own, other) => own.min(other),
+            },
             transit_us_last: self.transit_us_last.max(other.transit_us_last),
             transit_us_ewma: self.transit_us_ewma.max(other.transit_us_ewma),
             transit_us_max: self.transit_us_max.max(other.transit_us_max),

@@ -20,6 +20,8 @@ const NIL: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     pub flow: FlowId,
+    /// The flow's round ([`Stand::round`](crate::flow::Stand)) that this is about.
+    pub round: u8,
     pub seen: Seen,
     /// The packet that went to the guest last.
     pub last: Option<Marker>,
@@ -30,6 +32,8 @@ pub(super) struct Record {
     pub tail: Option<(Marker, bool)>,
     pub parked_frames: u32,
     pub parked_bytes: usize,
+    /// Packets that the guest has got since this began, and was not seen to send.
+    pub inside: u32,
     /// When the oldest parked frame was parked.
     pub parked_since: Moment,
     /// No drain begins before this.
@@ -92,6 +96,7 @@ impl Records {
         }
         let fresh = Record {
             flow,
+            round: 0,
             seen: Seen::default(),
             last: None,
             last_at: Moment(0),
@@ -99,6 +104,7 @@ impl Records {
             tail: None,
             parked_frames: 0,
             parked_bytes: 0,
+            inside: 0,
             parked_since: Moment(0),
             retry_at: Moment(0),
             backoff: Duration::ZERO,

@@ -10,8 +10,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Sessions, Totals};
-use crate::flow::{Direction, FlowRef, Moment, SessionId};
+use super::{Passage, Sessions, Totals};
+use crate::flow::{Direction, FlowRef, Moment, SessionId, Toll};
 
 /// How far a time stamp may be behind the moment at which it is stored.
 const BEHIND: Duration = Duration::from_millis(100);
@@ -29,6 +29,8 @@ pub struct HandedOver {
     pub transit: Option<Duration>,
     /// At a bound.
     pub forced: bool,
+    /// What it did to packets.
+    pub toll: Toll,
 }
 
 /// A session that forwarded packets.
@@ -59,13 +61,7 @@ impl Sessions {
     }
 
     /// Tells that a direction of the session at `slot` moved.
-    pub(super) fn tell_handed_over(
-        &mut self,
-        slot: u32,
-        direction: usize,
-        transit: Option<Duration>,
-        forced: bool,
-    ) {
+    pub(super) fn tell_handed_over(&mut self, slot: u32, direction: usize, passage: Passage) {
         if !self.is_listened {
             return;
         }
@@ -76,8 +72,9 @@ impl Sessions {
             session: entry.id,
             key: entry.request.key.clone(),
             direction: [Direction::Original, Direction::Reply][direction.min(1)],
-            transit,
-            forced,
+            transit: passage.transit,
+            forced: passage.forced,
+            toll: passage.toll,
         };
         if self.handed_over.len() >= self.limits.closed {
             self.handed_over.pop_front();
@@ -118,7 +115,7 @@ impl Sessions {
     }
 
     /// Both flows of the session at a place, if they are in the table.
-    fn flows(&self, place: u32) -> Option<[FlowRef<'_>; 2]> {
+    pub(super) fn flows(&self, place: u32) -> Option<[FlowRef<'_>; 2]> {
         if let Some(slot) = self.book.flow(place) {
             let original = self.writer.in_slot(slot)?;
             return Some([original, original.partner()?]);

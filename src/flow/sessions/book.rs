@@ -3,7 +3,8 @@
 //! *Promises*: a session is *folded* (a record of 32 bytes beside its two flows, which say the
 //! rest) or *open* (an [`Entry`], the whole of it). Folding loses nothing of the request: it is
 //! refused unless the request made of record and flows equals the one that was made. Of a transit
-//! time twelve binary digits are kept, of a moment milliseconds.
+//! time twelve binary digits are kept, of a moment milliseconds. A tally that says more than that each
+//! direction was handed over once is kept beside, as long keys are.
 //! *Refuses*: more sessions than it was made for.
 //! *Caller's duty*: an entry is opened before it is changed.
 //! *Standard*: none.
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use super::{Entry, SessionPhase, Totals};
+use super::{Entry, SessionPhase, Tally, Totals};
 use crate::flow::arena::{Arena, Vacant, arena};
 use crate::flow::buckets::Buckets;
 use crate::flow::entry::FlowRef;
@@ -83,6 +84,18 @@ impl Record {
         self.flags & flag != 0
     }
 
+    /// The tally of most sessions: each direction that was to be proved, and does not wait any
+    /// more, was handed over once.
+    fn first_tally(&self) -> Tally {
+        let asked = if self.has(VOUCHED) { 0 } else { 2 };
+        let waiting = WAITING.map(|bit| u32::from(self.has(bit)));
+        let waiting: u32 = waiting.into_iter().sum();
+        Tally {
+            hand_overs: u32::saturating_sub(asked, waiting),
+            ..Tally::default()
+        }
+    }
+
     fn born(&self) -> Moment {
         let ms = u64::from(self.born_high) << 32 | u64::from(self.born_low);
         Moment(ms * 1_000_000)
@@ -143,6 +156,8 @@ pub(super) struct Book {
     used: u32,
     open: HashMap<u32, Box<Entry>>,
     long_keys: HashMap<u32, Box<str>>,
+    /// Those that are not what a first hand-over of each active direction comes to.
+    tallies: HashMap<u32, Tally>,
     by_key: Buckets,
     hasher: RandomState,
     len: usize,
@@ -164,6 +179,7 @@ impl Book {
             used: 0,
             open: HashMap::new(),
             long_keys: HashMap::new(),
+            tallies: HashMap::new(),
             by_key: Buckets::new(entries),
             hasher: RandomState::new(),
             len: 0,
@@ -279,6 +295,11 @@ impl Book {
         str::from_utf8(bytes).unwrap_or("")
     }
 
+    fn tally(&self, slot: u32, record: &Record) -> Tally {
+        let known = self.tallies.get(&slot);
+        known.copied().unwrap_or_else(|| record.first_tally())
+    }
+
     fn folded(&self, slot: u32) -> Option<&Record> {
         let record = self.records.get(slot as usize)?;
         record.has(FOLDED).then_some(record)
@@ -288,6 +309,30 @@ impl Book {
     pub(super) fn is_wanted(&self, slot: u32) -> bool {
         let goes_on = |entry: &Entry| !matches!(entry.phase, SessionPhase::Closing(_));
         self.folded(slot).is_some() || self.opened(slot).is_some_and(goes_on)
+    }
+
+    /// Whether a session that is not ending is vouched, and which of its flows count as waiting.
+    pub(super) fn proof(&self, slot: u32) -> Option<(bool, [bool; 2])> {
+        if let Some(record) = self.folded(slot) {
+            return Some((record.has(VOUCHED), WAITING.map(|bit| record.has(bit))));
+        }
+        let entry = self.opened(slot).filter(|_| self.is_wanted(slot))?;
+        Some((entry.request.vouched, entry.waiting))
+    }
+
+    /// Its flows count as waiting, or not.
+    pub(super) fn set_waiting(&mut self, slot: u32, waiting: [bool; 2]) {
+        if let Some(record) = self.folded(slot) {
+            // What follows from a record follows from who waits.
+            let tally = self.tally(slot, record);
+            self.tallies.insert(slot, tally);
+            let flags = &mut self.records[slot as usize].flags;
+            for (bit, waits) in WAITING.into_iter().zip(waiting) {
+                *flags = *flags & !bit | if waits { bit } else { 0 };
+            }
+        } else if let Some(entry) = self.opened_mut(slot) {
+            entry.waiting = waiting;
+        }
     }
 
     /// An open entry.
@@ -354,6 +399,8 @@ impl Book {
             touched: Moment(0),
             transit: long(record.transit),
             drain_bounds: record.drain_bounds.into(),
+            tally: self.tally(slot, record),
+            again: false,
         })
     }
 
@@ -362,6 +409,7 @@ impl Book {
         if let Some(entry) = self.unfolded(slot, writer) {
             self.records[slot as usize] = Record::free(NONE);
             self.long_keys.remove(&slot);
+            self.tallies.remove(&slot);
             self.open.insert(slot, Box::new(entry));
         }
     }
@@ -390,6 +438,9 @@ impl Book {
                 .insert(slot, entry.request.key.as_str().into());
         }
         self.records[slot as usize] = record;
+        if entry.tally != record.first_tally() {
+            self.tallies.insert(slot, entry.tally);
+        }
         let same = self
             .unfolded(slot, writer)
             .is_some_and(|made| made.request == entry.request && made.pair == entry.pair);
@@ -401,6 +452,7 @@ impl Book {
         } else {
             self.records[slot as usize] = Record::free(NONE);
             self.long_keys.remove(&slot);
+            self.tallies.remove(&slot);
             self.open.insert(slot, entry);
         }
     }

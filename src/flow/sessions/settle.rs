@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{ClosedSession, Entry, Outcome, SessionPhase, Sessions, Totals};
+use super::{ClosedSession, Entry, Outcome, Passage, SessionPhase, Sessions, Tally, Totals};
 use crate::flow::request::SessionRequest;
 use crate::flow::{CloseCode, FlowId, FlowSpec, FlowState, InsertError, Moment, SessionId};
 
@@ -270,10 +270,17 @@ impl Sessions {
                 entry.waiting = waiting;
                 entry.phase = SessionPhase::Live;
                 entry.touched = self.now;
+                if mem::take(&mut entry.again) && state == FlowState::Pending {
+                    // Whoever proved them just now had not got a packet since.
+                    let flows = [original, reply].map(|flow| self.writer.flow(flow));
+                    for flow in flows.into_iter().flatten() {
+                        flow.reprove();
+                    }
+                }
                 self.arm(slot);
                 if state == FlowState::Active {
                     for place in (0..2).filter(|place| presence[*place]) {
-                        self.tell_handed_over(slot, place, None, false);
+                        self.tell_handed_over(slot, place, Passage::default());
                     }
                 }
                 Settled::In
@@ -426,7 +433,7 @@ impl Sessions {
         let idle = self.idle(&entry) >= entry.request.idle_timeout;
         for (place, state) in states.into_iter().flatten().enumerate() {
             if state == Some(FlowState::Active) {
-                self.activated(slot, place, None, false);
+                self.activated(slot, place, None);
             }
         }
         if too_old {
@@ -491,6 +498,8 @@ impl Sessions {
             touched: self.now,
             transit: None,
             drain_bounds: 0,
+            tally: Tally::default(),
+            again: false,
         }));
         self.opened.push(slot);
         self.tell_sessions();
@@ -515,7 +524,7 @@ impl Sessions {
     }
 
     /// Release: whoever sees the new number sees the closed flows.
-    fn look_again(&self) {
+    pub(super) fn look_again(&self) {
         self.signals.revisit.fetch_add(1, Ordering::Release);
     }
 }

@@ -45,6 +45,7 @@ fn activate(sessions: &mut Sessions, reader: &mut TableReader, asked: &SessionRe
             flow: flow.id(),
             transit: Some(MS),
             forced: false,
+            toll: Toll::default(),
         };
         sessions.event(event, START);
         sessions.event(event, START);
@@ -349,6 +350,7 @@ fn events_of_flows_that_are_gone_are_ignored() {
             flow,
             transit: None,
             forced: false,
+            toll: Toll::default(),
         },
         START,
     );

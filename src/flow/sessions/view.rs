@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Entry, SessionPhase, Sessions, Totals};
+use super::{Entry, SessionPhase, Sessions, Tally, Totals};
 use crate::flow::request::SessionRequest;
 use crate::flow::{FlowCounters, FlowRef, FlowState, SessionId};
 use crate::packet::MacAddr;
@@ -17,7 +17,8 @@ pub struct DirectionView {
     pub state: FlowState,
     /// What it has forwarded, flows that were replaced included.
     pub totals: Totals,
-    /// Destination and source MAC on egress; zero until they are learned.
+    /// Destination and source MAC on egress; zero until they are learned, and while they are to
+    /// be learned anew.
     pub macs: (MacAddr, MacAddr),
 }
 
@@ -40,6 +41,8 @@ pub struct SessionView {
     pub transit: Option<Duration>,
     /// Drains that met a bound.
     pub drain_bounds: u32,
+    /// What its hand-overs came to.
+    pub tally: Tally,
 }
 
 impl Totals {
@@ -91,7 +94,7 @@ impl Sessions {
                     DirectionView {
                         state: flow.state(),
                         totals,
-                        macs: flow.macs(),
+                        macs: flow.macs_known(),
                     }
                 });
         }
@@ -104,6 +107,7 @@ impl Sessions {
             idle: self.idle(entry),
             transit: entry.transit,
             drain_bounds: entry.drain_bounds,
+            tally: entry.tally,
         }
     }
 

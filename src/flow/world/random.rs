@@ -147,6 +147,13 @@ fn step(world: &mut World, dice: &mut Dice, senders: &mut [Sender; 2]) {
             world.sessions.close_all(CloseCode::LeaseExpired, now);
             false
         }
+        27..35 => {
+            world.reprove();
+            for sender in senders.iter_mut() {
+                sender.since = sender.sent;
+            }
+            false
+        }
         _ => false,
     };
     if asks {

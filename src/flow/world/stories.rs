@@ -132,6 +132,13 @@ fn forced_activates_at_the_bound_and_is_counted() {
     assert_eq!(world.state(0), Some(FlowState::Active));
     assert_eq!(world.hand_over.stats().forced, 1);
     assert_eq!(world.sessions.stats().forced, 1);
+    let tally = world.sessions.get("ct-1").unwrap().tally;
+    assert_eq!((tally.hand_overs, tally.forced), (1, 1));
+    assert!(tally.toll.overtaken > 0, "{tally:?}");
+    assert_eq!(
+        u64::from(tally.toll.overtaken),
+        world.hand_over.stats().overtaken
+    );
     world.check(false);
 }
 
@@ -333,6 +340,7 @@ fn a_clock_that_goes_backwards_changes_nothing() {
                 index: 9,
                 generation: 9,
             },
+            toll: Toll::default(),
         },
         past,
     );
@@ -349,5 +357,209 @@ fn a_clock_that_goes_backwards_changes_nothing() {
     assert_eq!(world.hand_over.parked_frames(), parked + 1);
     assert_eq!(world.hand_over.next_deadline(), deadlines.0);
     world.now = now;
+    world.check(true);
+}
+
+/// A world whose original direction goes around the guest.
+fn active(mode: HandOverMode) -> World {
+    let mut world = world();
+    world.request.mode = mode;
+    world.offload();
+    world.send_paced(0, 20, 100 * US);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world
+}
+
+const MODES: [HandOverMode; 2] = [HandOverMode::Ordered, HandOverMode::Prompt];
+
+#[test]
+fn a_reproved_flow_goes_through_the_guest_until_that_has_forwarded_it_again() {
+    for mode in MODES {
+        let mut world = active(mode);
+        let before = world.sessions.get("ct-1").unwrap();
+        let forwarded = world.forwarded;
+        assert_eq!(world.reprove(), 1);
+        assert_eq!(world.state(0), Some(FlowState::Pending));
+        world.send(0);
+        assert_eq!(world.forwarded, forwarded, "it punts at once");
+        world.run(MS);
+        world.send_paced(0, 20, 100 * US);
+        assert_eq!(world.state(0), Some(FlowState::Active), "{mode:?}");
+        assert!(world.forwarded > forwarded + 5);
+        let after = world.sessions.get("ct-1").unwrap();
+        assert_eq!(after.session, before.session, "the same session");
+        let packets = after.directions[0].unwrap().totals.packets;
+        assert_eq!(packets, world.forwarded, "its counters go on");
+        assert!(after.age > before.age);
+        assert_eq!(world.sessions.stats().hand_overs, 2);
+        assert!(world.sessions.take_closed().is_none());
+        world.check(mode == HandOverMode::Ordered);
+    }
+}
+
+#[test]
+fn what_the_guest_does_otherwise_after_a_reprove_is_not_offloaded_again() {
+    for mode in MODES {
+        for act in [Act::Drop, Act::OtherRewrite, Act::OtherRoute] {
+            let mut world = active(mode);
+            let forwarded = world.forwarded;
+            world.guest.act = Box::new(move |_| act);
+            world.reprove();
+            world.send_paced(0, 500, 100 * US);
+            assert_eq!(world.state(0), Some(FlowState::Pending), "{mode:?} {act:?}");
+            assert_eq!(world.forwarded, forwarded);
+            world.check(mode == HandOverMode::Ordered);
+        }
+    }
+}
+
+#[test]
+fn what_was_in_the_guest_at_a_reprove_proves_nothing() {
+    for mode in MODES {
+        let mut world = world();
+        world.request.mode = mode;
+        world.guest.transit = 10 * MS;
+        world.offload();
+        // Punted before; the guest lets go of them after it.
+        for _ in 0..5 {
+            world.send(0);
+        }
+        assert_eq!(world.reprove(), 0, "nothing was around the guest");
+        world.run(MS);
+        let mut passes = 5;
+        world.guest.act = Box::new(move |_| {
+            passes -= 1;
+            if passes >= 0 { Act::Forward } else { Act::Drop }
+        });
+        world.send_paced(0, 100, MS);
+        assert_eq!(world.forwarded, 0, "{mode:?}");
+        assert_ne!(world.state(0), Some(FlowState::Active));
+        world.check(true);
+    }
+}
+
+#[test]
+fn a_reprove_while_draining_hands_parked_frames_to_the_guest_before_later_packets() {
+    let mut world = draining();
+    let parked = u64::from(world.hand_over.parked_frames());
+    assert_eq!(world.reprove(), 1);
+    assert_eq!(world.state(0), Some(FlowState::Pending));
+    world.send(0);
+    assert_eq!(world.hand_over.parked_frames(), 0);
+    assert_eq!(world.hand_over.stats().released_to_guest, parked);
+    world.send_paced(0, 100, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    world.check(true);
+}
+
+#[test]
+fn a_worker_that_meets_a_reproved_drain_before_it_is_told_gives_the_frames_back_too() {
+    for by_guest in [false, true] {
+        let mut world = draining();
+        world.reprove();
+        // As if the number were not seen yet.
+        world.revisit = world.signals.revisit.load(Ordering::Relaxed);
+        if by_guest {
+            world.run(2 * MS);
+        } else {
+            world.send(0);
+        }
+        assert_eq!(world.hand_over.parked_frames(), 0, "{by_guest}");
+        assert_eq!(world.state(0), Some(FlowState::Pending));
+        world.send_paced(0, 100, MS);
+        assert_eq!(world.state(0), Some(FlowState::Active));
+        world.check(true);
+    }
+}
+
+#[test]
+fn macs_that_were_learned_are_learned_anew_and_those_given_stay() {
+    let other = MacAddr([2, 0, 0, 0, 0, 0xe]);
+    for given in [None, Some(MAC_DST)] {
+        let mut world = world();
+        world.request.original.as_mut().unwrap().dst_mac = given;
+        world.offload();
+        world.send_paced(0, 20, 100 * US);
+        let macs = |world: &World| {
+            let view = world.sessions.get("ct-1").unwrap();
+            view.directions[0].unwrap().macs
+        };
+        assert_eq!(macs(&world), (MAC_DST, MAC_SRC));
+        world.reprove();
+        let unknown = MacAddr::default();
+        assert_eq!(macs(&world), (given.unwrap_or_default(), unknown));
+        world.next_hop = other;
+        world.send_paced(0, 50, 100 * US);
+        let (state, known) = match given {
+            None => (FlowState::Active, (other, MAC_SRC)),
+            Some(given) => (FlowState::Pending, (given, unknown)),
+        };
+        assert_eq!(world.state(0), Some(state));
+        assert_eq!(macs(&world), known);
+        world.check(true);
+    }
+}
+
+#[test]
+fn a_flow_can_be_reproved_as_often_as_one_likes() {
+    let mut world = active(HandOverMode::Ordered);
+    for round in 0..200 {
+        assert_eq!(world.reprove(), 1, "{round}");
+        world.send_paced(0, 6, 400 * US);
+        assert_eq!(world.state(0), Some(FlowState::Active), "{round}");
+    }
+    world.check(true);
+}
+
+/// How many packets of a direction arrived after later ones.
+fn overtaken(world: &World, direction: usize) -> u32 {
+    let mut latest = 0;
+    let behind = world.arrived[direction].iter().filter(|&&number| {
+        let is_behind = number < latest;
+        latest = latest.max(number);
+        is_behind
+    });
+    behind.count() as u32
+}
+
+#[test]
+fn a_prompt_hand_over_tells_how_many_packets_it_put_after_later_ones() {
+    for transit in [MS / 2, 5 * MS] {
+        let mut world = world();
+        world.request.mode = HandOverMode::Prompt;
+        world.guest.transit = transit;
+        world.sessions.listen(true);
+        world.offload();
+        world.send_paced(0, 20, MS);
+        let told = world.sessions.take_handed_over().unwrap();
+        world.run(10 * MS);
+        assert_eq!(told.toll.overtaken, overtaken(&world, 0), "{transit:?}");
+        assert_eq!(told.toll.overtaken > 0, transit > MS);
+        let tally = world.sessions.get("ct-1").unwrap().tally;
+        assert_eq!((tally.hand_overs, tally.toll), (1, told.toll));
+        world.check(false);
+    }
+}
+
+#[test]
+fn a_session_remembers_what_its_hand_overs_came_to_however_it_is_kept() {
+    let mut world = world();
+    world.guest.transit = 50 * MS;
+    world.offload();
+    world.send_paced(0, 60, MS);
+    let failed = world.sessions.get("ct-1").unwrap();
+    assert!(failed.drain_bounds > 0 && failed.tally.toll.returned > 0);
+    assert_eq!(failed.tally.hand_overs, 0);
+    world.guest.transit = 300 * US;
+    world.send_paced(0, 2000, MS);
+    assert_eq!(world.state(0), Some(FlowState::Active));
+    let first = world.sessions.get("ct-1").unwrap().tally;
+    for times in 1..5 {
+        let tally = world.sessions.get("ct-1").unwrap().tally;
+        assert_eq!(tally.hand_overs, times);
+        assert_eq!(tally.toll, first.toll, "nothing more was returned");
+        world.reprove();
+        world.send_paced(0, 10, MS);
+    }
     world.check(true);
 }

@@ -79,6 +79,8 @@ impl Matches {
 
 /// Only the state is matched (`XT_CONNTRACK_STATE`).
 const STATE: u16 = 1 << 0;
+/// It was written as `-m state` (`XT_CONNTRACK_STATE_ALIAS`), which changes nothing.
+const ALIAS: u16 = 1 << 13;
 /// Translation is matched among the states (`XT_CONNTRACK_STATE_SNAT`, `…_DNAT`).
 const TRANSLATED: u32 = 1 << 6 | 1 << 7;
 /// Where `struct xt_conntrack_mtinfo1` (and 2, 3) has its flags, their inversion and the states.
@@ -102,7 +104,7 @@ pub(super) fn xt_match(name: &str, revision: u8, info: &[u8], seen: Seen) -> Mat
 
 fn xt_conntrack(revision: u8, info: &[u8], seen: Seen) -> Option<Matches> {
     let number = |at: usize| info.get(at..at + 2).and_then(native16);
-    let flags = number(FLAGS)?;
+    let flags = number(FLAGS)? & !ALIAS;
     if flags & STATE == 0 {
         return None;
     }
@@ -141,6 +143,7 @@ mod tests {
         assert_eq!(looks(&conntrack(STATE, 0, 8)), Matches::None);
         assert_eq!(looks(&conntrack(STATE, STATE, 8)), Matches::All);
         assert_eq!(looks(&conntrack(STATE, 0, 2 | 4)), Matches::All);
+        assert_eq!(looks(&conntrack(STATE | ALIAS, 0, 2)), Matches::All);
         assert_eq!(looks(&conntrack(STATE | 2, 0, 2)), Matches::Some);
         assert_eq!(looks(&conntrack(2, 0, 0)), Matches::Some);
         assert_eq!(looks(&conntrack(STATE, 0, 1 << 7)), Matches::Some);

@@ -117,11 +117,14 @@ fn a_link_is_told_when_it_is_other_than_it_was_and_gone_when_down() {
     let gone = NetworkChange::Links {
         gone: Some(IfIndex(4)),
     };
-    assert_eq!(tell(RTM_NEWLINK, UP, 1500), [other.clone()]);
+    assert_eq!(tell(RTM_NEWLINK, UP, 1500), std::slice::from_ref(&other));
     assert!(tell(RTM_NEWLINK, UP, 1500).is_empty());
     assert!(tell(RTM_NEWLINK, UP | libc::IFF_PROMISC, 1500).is_empty());
-    assert_eq!(tell(RTM_NEWLINK, UP, 1400), [other.clone()]);
-    assert_eq!(tell(RTM_NEWLINK, libc::IFF_UP, 1400), [gone.clone()]);
+    assert_eq!(tell(RTM_NEWLINK, UP, 1400), std::slice::from_ref(&other));
+    assert_eq!(
+        tell(RTM_NEWLINK, libc::IFF_UP, 1400),
+        std::slice::from_ref(&gone)
+    );
     assert_eq!(tell(RTM_NEWLINK, UP, 1400), [other]);
     assert_eq!(tell(RTM_DELLINK, UP, 1400), [gone]);
     assert!(tell(RTM_DELLINK, UP, 1400).is_empty());
@@ -137,7 +140,7 @@ fn an_address_that_is_only_renewed_is_no_change() {
     let mut known = Known::default();
     let mut tell = |kind, seconds| told(&mut known, address(kind, seconds));
     let change = NetworkChange::Addresses(IfIndex(4));
-    assert_eq!(tell(RTM_NEWADDR, 10), [change.clone()]);
+    assert_eq!(tell(RTM_NEWADDR, 10), std::slice::from_ref(&change));
     assert!(tell(RTM_NEWADDR, 20).is_empty());
     assert_eq!(tell(RTM_DELADDR, 0), [change]);
 }

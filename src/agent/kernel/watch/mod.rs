@@ -9,7 +9,8 @@
 //! changes that come together and mean the same are told as one. Messages that were lost are
 //! told as [`NetworkChange::Lost`], after which only what happens later is told.
 //! *Refuses*: neighbours that become stale, or are confirmed; entries of bridges that age.
-//! *Caller's duty*: after `Lost`, to take anything for changed.
+//! *Caller's duty*: after `Lost`, to take anything for changed; a task of its own for
+//! [`NetworkEvents::next`], as a look at large sets begins anew whenever the caller stops waiting.
 //! *Standard*: rtnetlink(7); include/uapi/linux/rtnetlink.h (groups).
 
 mod digest;
@@ -164,7 +165,7 @@ impl NetworkEvents {
         for _ in 0..TOGETHER {
             match heard {
                 Ok(()) => {}
-                Err(error) if is_overrun(&error) => self.lose(),
+                Err(error) if is_overrun(&error) => return self.lose(),
                 Err(error) => return Err(error),
             }
             heard = match self.route.receive_now() {
@@ -179,9 +180,12 @@ impl NetworkEvents {
         Ok(())
     }
 
-    fn lose(&mut self) {
+    /// All is read anew, so what waits is of no use.
+    fn lose(&mut self) -> io::Result<()> {
+        self.route.drain()?;
         self.known.forget();
         push(&mut self.changes, NetworkChange::Lost);
+        Ok(())
     }
 
     async fn look(&mut self) {
@@ -211,17 +215,9 @@ fn push(changes: &mut VecDeque<NetworkChange>, change: NetworkChange) {
 }
 
 /// Reads what else came to a socket whose messages all mean the same, lost ones too.
-fn empty(socket: &mut Socket, mut heard: io::Result<()>) -> io::Result<()> {
-    for _ in 0..TOGETHER {
-        match heard {
-            Err(error) if !is_overrun(&error) => return Err(error),
-            _ => {}
-        }
-        heard = match socket.receive_now() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => break,
-            Err(error) => Err(error),
-        };
+fn empty(socket: &mut Socket, heard: io::Result<()>) -> io::Result<()> {
+    match heard {
+        Err(error) if !is_overrun(&error) => Err(error),
+        _ => socket.drain(),
     }
-    Ok(())
 }
