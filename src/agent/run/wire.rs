@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{ConntrackNews, FromHost, Host, HostNews, Kernel, NetworkNews, Order, Parts, drive};
-use crate::api::reprove::ReproveStatus;
 use crate::agent::channel::{self, Channel, ChannelError, ElementView};
 use crate::agent::config::{self, Accounting, Config};
 use crate::agent::connection::{Connection, ConntrackEvent};
@@ -25,6 +24,7 @@ use crate::agent::kernel::{self, ConntrackEvents, EventMode, Groups, KernelError
 use crate::agent::network::{Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
 use crate::agent::service::{self, AgentError};
 use crate::agent::status::Ask;
+use crate::api::reprove::ReproveStatus;
 use crate::api::sync::SyncStatus;
 use crate::api::{OffloadStatus, Session, SessionKey};
 

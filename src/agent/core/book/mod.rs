@@ -230,7 +230,7 @@ impl Core {
             _ => false,
         };
         self.leave_all(ends, After::Watch, now);
-        self.pace.wake();
+        self.pace.hurry();
     }
 
     /// Takes back all that are so.
@@ -464,6 +464,15 @@ impl Core {
                 return self.leave(id, After::NextWay(Reason::Unproved), now);
             }
         }
+        if held.trailing.is_some_and(|at| at <= now) {
+            held.trailing = None;
+            let idle = held.idle(now);
+            let timeout = self.timeout_of(id, idle);
+            self.refresh(id, timeout, now);
+        }
+        let Some(held) = self.held.get_mut(&id) else {
+            return;
+        };
         let mut next = if is_waiting {
             now + proof_timeout
         } else {
@@ -477,6 +486,7 @@ impl Core {
             }
             next = next.min(held.reprove);
         }
+        next = held.trailing.map_or(next, |at| next.min(at));
         if next < Moment(u64::MAX) {
             self.set_deadline(id, next);
         }

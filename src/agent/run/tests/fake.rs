@@ -364,6 +364,8 @@ impl World {
                     },
                     transit: Some(300),
                     forced: false,
+                    overtaken: 0,
+                    lost: 0,
                 }],
             }));
         }
