@@ -12,8 +12,8 @@ use crate::agent::core::testing::{LAN, WAN, tcp, udp};
 use crate::agent::network::NetworkChange;
 
 /// Worlds, and how long each goes on before it is left in peace.
-const SEEDS: u64 = 40;
-const TROUBLE: Duration = seconds(240);
+const SEEDS: u64 = 24;
+const TROUBLE: Duration = seconds(120);
 
 /// xorshift64*, so that a seed means the same everywhere.
 struct Dice(u64);
