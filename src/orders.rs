@@ -8,9 +8,11 @@
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+#[cfg(feature = "host")]
 use tokio::sync::mpsc;
 
 /// Orders that wait for a program that is busy with one.
+#[cfg(feature = "host")]
 const QUEUE: usize = 16;
 
 /// An order.
@@ -33,6 +35,7 @@ enum Source {
         interrupt: Signal,
         hangup: Signal,
     },
+    #[cfg(feature = "host")]
     Channel(mpsc::Receiver<Order>),
 }
 
@@ -50,6 +53,7 @@ impl Orders {
     }
 
     /// Those that are sent here.
+    #[cfg(feature = "host")]
     pub(crate) fn channel() -> (mpsc::Sender<Order>, Self) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         (sender, Self(Source::Channel(receiver)))
@@ -67,6 +71,7 @@ impl Orders {
                 _ = interrupt.recv() => Order::End,
                 _ = hangup.recv() => Order::Renew,
             },
+            #[cfg(feature = "host")]
             Source::Channel(orders) => orders.recv().await.unwrap_or(Order::End),
         }
     }

@@ -16,7 +16,7 @@ use super::config::{Config, ConfigError};
 use super::kernel::KernelError;
 use super::local::{Local, LocalError};
 use super::proxy;
-use super::run as offloading;
+use super::run::offload;
 use super::shields::shields;
 use super::status::{self, Ask, Desk};
 use crate::orders::{Order, Orders};
@@ -132,7 +132,7 @@ async fn serve(
             None => std::future::pending().await,
         }
     };
-    let offload = async {
+    let offloading = async {
         let parts = Parts {
             config,
             channel: channel.clone(),
@@ -141,14 +141,14 @@ async fn serve(
             end,
         };
         if does_offload {
-            return offloading::offload(parts).await;
+            return offload(parts).await;
         }
         // Nobody wants to know what comes from the host.
         drop(parts);
         std::future::pending().await
     };
     tokio::select! {
-        ended = offload => ended,
+        ended = offloading => ended,
         never = keeper.keep() => match never {},
         never = proxy => match never {},
         never = status::serve(&status_socket, desk) => match never {},
