@@ -479,10 +479,12 @@ impl Core {
             Moment(u64::MAX)
         };
         if held.is_active() && !every.is_zero() {
-            if held.reprove <= now && !held.is_reproving {
+            if held.reprove <= now {
                 held.reprove = now + every;
-                held.is_reproving = true;
-                self.reprove_keys.push(id);
+                // One that waits for the call already is in it.
+                if !std::mem::replace(&mut held.is_reproving, true) {
+                    self.reprove_keys.push(id);
+                }
             }
             next = next.min(held.reprove);
         }
