@@ -120,7 +120,8 @@ impl Fate<'_> {
 
     /// Something goes wrong, or is right again.
     fn begin_later(&self, mut world: std::cell::RefMut<'_, World>, choice: u64) {
-        let until = tokio::time::Instant::now() + seconds(30);
+        // Pauses after calls that failed grow to 30 s, and then there is a sync.
+        let until = tokio::time::Instant::now() + seconds(60);
         match choice {
             48 => world.faults.delay = Duration::from_millis(700),
             49 => drop(world.faults.lost.insert("offload")),
