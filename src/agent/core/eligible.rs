@@ -17,9 +17,22 @@ use crate::packet::key::protocol;
 /// Echo request and reply of either version.
 const ECHO: [(u8, u8, u8); 2] = [(protocol::ICMP, 8, 0), (protocol::ICMPV6, 128, 129)];
 
-/// Protocols that are forwarded by their number, but have a meaning here that the fast path
-/// does not know: IPv6's extension headers, GRE (keys), DCCP and UDP-Lite (ports).
-const UNTAKEN: [u8; 9] = [0, 33, 43, 44, protocol::GRE, 51, 60, 135, 136];
+/// Protocols that the fast path does not tell apart by their number alone: those with ports, IPv6's
+/// extension headers, GRE (keys).
+const UNTAKEN: [u8; 12] = [
+    0,
+    protocol::TCP,
+    protocol::UDP,
+    33,
+    43,
+    44,
+    protocol::GRE,
+    51,
+    60,
+    protocol::SCTP,
+    135,
+    136,
+];
 
 /// What the whole ruleset means for connections.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

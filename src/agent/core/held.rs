@@ -100,6 +100,8 @@ pub struct Held {
     pub moved: [Moment; 2],
     /// The timeout that it was given last, and when.
     pub refreshed: (Moment, Duration),
+    /// It moved since its timeout was set: when that is to be made up for, if it does not move on.
+    pub trailing: Option<Moment>,
     /// Looks at the table, one after the other, in which the guest had packets of a direction that
     /// should not come to it.
     pub strays: u8,
@@ -141,6 +143,7 @@ impl Held {
             fast: [Counters::default(); 2],
             moved: [now; 2],
             refreshed: (now, full),
+            trailing: None,
             strays: 0,
             is_liberal: false,
             transit: None,

@@ -23,7 +23,7 @@ use crate::agent::connection::{Connection, Ports as Numbers};
 use crate::agent::network::{IfIndex, Route, RouteQuery};
 
 /// Most candidates of one connection.
-pub const PATHS_MAX: usize = 6;
+pub const PATHS_MAX: usize = 9;
 /// Most contexts that are asked in.
 const CONTEXTS_MAX: usize = 8;
 /// Most questions: four for each context.
@@ -288,29 +288,31 @@ fn others(first: Path, ports: &Ports) -> impl Iterator<Item = Path> {
         .filter(|(index, port)| !first.uses(*index) && port.vrf == vrf)
         .map(|(index, _)| index)
         .collect();
-    elsewhere.into_iter().flat_map(move |index| {
-        let leaves = Exit {
-            by: index,
-            next_hop: None,
-            mtu: None,
-        };
-        let with = |change: &dyn Fn(&mut Path)| {
+    let leaves = |by| Exit {
+        by,
+        next_hop: None,
+        mtu: None,
+    };
+    // By what is likely first, then by interface.
+    let changes: [fn(&mut Path, Exit); 4] = [
+        |path, exit| path.reply.ingress = exit.by,
+        |path, exit| path.original.ingress = exit.by,
+        |path, exit| {
+            path.original.exit = exit;
+            path.reply.ingress = exit.by;
+        },
+        |path, exit| {
+            path.reply.exit = exit;
+            path.original.ingress = exit.by;
+        },
+    ];
+    changes.into_iter().flat_map(move |change| {
+        let others = elsewhere.clone().into_iter();
+        others.map(move |index| {
             let mut path = first;
-            change(&mut path);
+            change(&mut path, leaves(index));
             path
-        };
-        [
-            with(&|path| path.reply.ingress = index),
-            with(&|path| path.original.ingress = index),
-            with(&|path| {
-                path.original.exit = leaves;
-                path.reply.ingress = index;
-            }),
-            with(&|path| {
-                path.reply.exit = leaves;
-                path.original.ingress = index;
-            }),
-        ]
+        })
     })
 }
 

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::events::HandedOver;
+
 /// Counters since the agent started.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -71,6 +73,10 @@ pub struct HandOvers {
     pub count: u64,
     /// Of these, at a bound, so that packets may have been reordered.
     pub forced: u64,
+    /// Packets that may have been overtaken at that.
+    pub overtaken: u64,
+    /// Parked packets that were lost at that.
+    pub lost: u64,
     /// Of these, with the guest's transit time measured.
     pub measured: u64,
     /// Sum of those times, microseconds.
@@ -99,10 +105,12 @@ impl Statistics {
 
 impl HandOvers {
     /// A direction moved.
-    pub fn count(&mut self, transit: Option<u32>, is_forced: bool) {
+    pub fn count(&mut self, told: &HandedOver) {
         self.count += 1;
-        self.forced += u64::from(is_forced);
-        if let Some(transit) = transit {
+        self.forced += u64::from(told.forced);
+        self.overtaken += u64::from(told.overtaken);
+        self.lost += u64::from(told.lost);
+        if let Some(transit) = told.transit {
             self.measured += 1;
             self.transit_us_sum = self.transit_us_sum.saturating_add(u64::from(transit));
             self.transit_us_max = self.transit_us_max.max(transit);

@@ -111,6 +111,7 @@ impl Core {
             return;
         };
         held.refreshed = (now, timeout);
+        held.trailing = None;
         self.statistics.refreshed += 1;
         let connection = Arc::clone(&held.connection);
         let request = KernelRequest::Refresh(id, connection, timeout);

@@ -230,7 +230,7 @@ impl Core {
             _ => false,
         };
         self.leave_all(ends, After::Watch, now);
-        self.pace.wake();
+        self.pace.hurry();
     }
 
     /// Takes back all that are so.
@@ -464,19 +464,31 @@ impl Core {
                 return self.leave(id, After::NextWay(Reason::Unproved), now);
             }
         }
+        if held.trailing.is_some_and(|at| at <= now) {
+            held.trailing = None;
+            let idle = held.idle(now);
+            let timeout = self.timeout_of(id, idle);
+            self.refresh(id, timeout, now);
+        }
+        let Some(held) = self.held.get_mut(&id) else {
+            return;
+        };
         let mut next = if is_waiting {
             now + proof_timeout
         } else {
             Moment(u64::MAX)
         };
         if held.is_active() && !every.is_zero() {
-            if held.reprove <= now && !held.is_reproving {
+            if held.reprove <= now {
                 held.reprove = now + every;
-                held.is_reproving = true;
-                self.reprove_keys.push(id);
+                // One that waits for the call already is in it.
+                if !std::mem::replace(&mut held.is_reproving, true) {
+                    self.reprove_keys.push(id);
+                }
             }
             next = next.min(held.reprove);
         }
+        next = held.trailing.map_or(next, |at| next.min(at));
         if next < Moment(u64::MAX) {
             self.set_deadline(id, next);
         }

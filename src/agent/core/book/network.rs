@@ -55,6 +55,8 @@ impl Core {
         if rules != self.rules {
             self.rules = rules;
             self.judge_held(now);
+            // What was left alone may be offloaded now.
+            self.pace.hurry();
         }
     }
 

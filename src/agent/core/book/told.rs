@@ -11,6 +11,8 @@ use crate::packet::key::protocol;
 
 /// How often the host tells of movement.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
+/// A session of which no movement is told for so long is idle: its timeout is set to what is left.
+const TRAILING: Duration = Duration::from_secs(12);
 /// A neighbour in use is confirmed so often: sooner than it would become stale (Linux's
 /// `base_reachable_time`, 30 s, times one half to three halves).
 const USE_HOP_EVERY: Duration = Duration::from_secs(15);
@@ -44,7 +46,7 @@ impl Core {
         let Some(id) = Id::from_key(&told.key) else {
             return;
         };
-        self.statistics.hand_over.count(told.transit, told.forced);
+        self.statistics.hand_over.count(told);
         let every = self.settings.reprove_every;
         let Some(held) = self.held.get_mut(&id) else {
             return;
@@ -121,6 +123,11 @@ impl Core {
         if held.stage != Stage::Leaving(After::Forget) && (is_due || is_short) {
             let timeout = self.timeout_of(id, Duration::from_secs(u64::from(told.idle)));
             self.refresh(id, timeout, now);
+        } else {
+            let at = now + TRAILING;
+            held.trailing = Some(at);
+            let deadline = held.deadline.min(at);
+            self.set_deadline(id, deadline);
         }
         self.be_liberal(id);
         self.use_hops(id, now);
@@ -128,7 +135,7 @@ impl Core {
 
     /// The timeout of a session that has been idle so long: what is left of it, but at least two
     /// leases, so that the entry outlives a session that nobody tells of any more.
-    fn timeout_of(&self, id: Id, idle: Duration) -> Duration {
+    pub(super) fn timeout_of(&self, id: Id, idle: Duration) -> Duration {
         let full = self.held.get(&id).map_or(Duration::ZERO, |held| held.full);
         full.saturating_sub(idle).max(self.lease * 2)
     }

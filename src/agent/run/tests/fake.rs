@@ -104,7 +104,7 @@ pub struct World {
     pub refreshes: Vec<(u32, Duration)>,
     pub neighbours: Vec<IpAddr>,
     pub scans: u32,
-    gone: BTreeMap<String, Instant>,
+    gone: BTreeMap<Tuple, Instant>,
     ids: u64,
     next_activity: Instant,
     conntrack: Option<UnboundedSender<ConntrackEvent>>,
@@ -113,10 +113,6 @@ pub struct World {
 }
 
 pub type Shared = Rc<RefCell<World>>;
-
-fn name(tuple: &Tuple) -> String {
-    format!("{tuple:?}")
-}
 
 /// The original tuple that a session is about, in the guest's words.
 fn tuple_of(session: &Session) -> Tuple {
@@ -172,7 +168,7 @@ impl World {
         let number = connection.id;
         let full = connection.timeout.unwrap_or_default();
         let now = Instant::now();
-        self.gone.remove(&name(&connection.original));
+        self.gone.remove(&connection.original);
         let conn = Conn {
             expires: now + full,
             full,
@@ -216,8 +212,7 @@ impl World {
         let Some(conn) = self.conns.remove(&number) else {
             return;
         };
-        let tuple = name(&conn.connection.original);
-        self.gone.insert(tuple, Instant::now());
+        self.gone.insert(conn.connection.original, Instant::now());
         if !self.faults.deaf
             && let Some(conntrack) = &self.conntrack
         {
@@ -467,18 +462,18 @@ impl World {
             return;
         }
         for live in self.live.values() {
-            let tuple = name(&tuple_of(&live.session));
+            let tuple = tuple_of(&live.session);
             if let Some(at) = self.gone.get(&tuple) {
                 assert!(
                     now - *at < Duration::from_secs(2),
-                    "{tuple} is gone, and offloaded"
+                    "{tuple:?} is gone, and offloaded"
                 );
             }
             let forbidden = self
                 .conn_of(&live.session)
                 .and_then(|number| self.conns[&number].forbidden);
             if let Some(at) = forbidden {
-                assert!(now - at < LATE, "{tuple} may not be offloaded, and is");
+                assert!(now - at < LATE, "{tuple:?} may not be offloaded, and is");
             }
         }
     }
@@ -497,7 +492,7 @@ impl World {
                 assert!(is_known, "asked for what may not be offloaded: {tuple:?}");
             }
             None => {
-                let at = self.gone.get(&name(&tuple));
+                let at = self.gone.get(&tuple);
                 let is_late = at.is_none_or(|at| now - *at >= Duration::from_secs(1));
                 assert!(
                     !is_late || self.has_faults(now),

@@ -12,8 +12,8 @@ use crate::agent::core::testing::{LAN, WAN, tcp, udp};
 use crate::agent::network::NetworkChange;
 
 /// Worlds, and how long each goes on before it is left in peace.
-const SEEDS: u64 = 40;
-const TROUBLE: Duration = seconds(240);
+const SEEDS: u64 = 24;
+const TROUBLE: Duration = seconds(120);
 
 /// xorshift64*, so that a seed means the same everywhere.
 struct Dice(u64);
@@ -120,7 +120,8 @@ impl Fate<'_> {
 
     /// Something goes wrong, or is right again.
     fn begin_later(&self, mut world: std::cell::RefMut<'_, World>, choice: u64) {
-        let until = tokio::time::Instant::now() + seconds(30);
+        // Pauses after calls that failed grow to 30 s, and then there is a sync.
+        let until = tokio::time::Instant::now() + seconds(60);
         match choice {
             48 => world.faults.delay = Duration::from_millis(700),
             49 => drop(world.faults.lost.insert("offload")),
