@@ -37,7 +37,7 @@ const DROP: sock_filter = step(RETURN, 0);
 /// Drops conntrack's words of the end of TCP connections that had been closing before: such a
 /// connection was handed back with its FIN or RST, and nobody waits to hear of its end.
 ///
-/// The state is told since Linux 5.8; without it a message passes.
+/// Old kernels do not tell the state: then a message passes.
 pub(super) const fn ends_of_open_connections() -> [sock_filter; 17] {
     [
         step(LOAD_HALF, TYPE),

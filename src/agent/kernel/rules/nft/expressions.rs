@@ -227,7 +227,7 @@ impl<'a> Reader<'a> {
         let state = self
             .state
             .filter(|state| number(data, LOOKUP_SREG) == Some(state.register))
-            .filter(|_| set.is_some_and(|set| !set.has_ranges));
+            .filter(|_| set.is_some_and(Set::is_of_single_numbers));
         let is_inverted = number(data, LOOKUP_FLAGS).unwrap_or_default() & 1 != 0;
         for seen in Seen::ALL {
             let fitting: Vec<_> = elements
@@ -277,8 +277,12 @@ impl<'a> Reader<'a> {
         let kind = number(data, OBJREF_TYPE).and_then(object);
         let set = attribute(data, OBJREF_SET).and_then(text);
         let of_set = set.and_then(|set| self.set(set)).map(|set| &set.hazards);
-        let found = of_set.into_iter().flatten().cloned();
-        self.counting.extend(found.chain(kind.map(str::to_owned)));
+        let found = of_set.into_iter().flatten().map(String::as_str);
+        for what in found.chain(kind) {
+            // It answers by itself; the others only match.
+            self.does_something |= what == "synproxy";
+            self.counting.push(what.to_owned());
+        }
     }
 
     fn xt_match(&mut self, data: &[u8]) {
@@ -347,6 +351,14 @@ impl<'a> Reader<'a> {
                 outcome(self.matches[1], after),
             ],
         }
+    }
+}
+
+impl Set {
+    /// Whether its elements can be compared with a state; those without a key stand for the rest.
+    fn is_of_single_numbers(&self) -> bool {
+        let mut keys = self.elements.iter().flatten().map(|(key, _)| key.len());
+        !self.has_ranges && keys.all(|length| length == 0 || length == 4)
     }
 }
 

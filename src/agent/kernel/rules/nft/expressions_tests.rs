@@ -113,6 +113,12 @@ fn limits_in_sets_objects_and_elements_are_found() {
     });
     assert_eq!(rule(&[object, accept()].concat()).hazards, ["quota"]);
 
+    // It answers without a verdict of the rule's.
+    let object = one("objref", |data| {
+        data.with(OBJREF_TYPE, &10_u32.to_be_bytes())
+    });
+    assert_eq!(rule(&object).hazards, ["synproxy"]);
+
     let set = Set {
         hazards: vec!["limit".to_owned()],
         ..Set::default()
@@ -146,6 +152,17 @@ fn a_map_of_states_gives_established_packets_their_own_verdict() {
     let sets = [(("inet t".to_owned(), "m".to_owned()), set)].into();
     let rule = read_rule("inet t", &bytes, &sets);
     assert_eq!(rule.outcomes, [None, sure(Verdict::End)]);
+
+    // Keys of more than a state: it may match, or not.
+    let wide = Set {
+        elements: Some(vec![(vec![0; 20], Some(jump.clone()))]),
+        ..Set::default()
+    };
+    let sets = [(("inet t".to_owned(), "m".to_owned()), wide)].into();
+    let outcome = read_rule("inet t", &bytes, &sets).outcomes[1]
+        .clone()
+        .unwrap();
+    assert_eq!((outcome.is_sure, outcome.verdicts), (false, vec![jump]));
 }
 
 #[test]
