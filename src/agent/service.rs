@@ -38,9 +38,6 @@ pub enum AgentError {
     /// A socket.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// A proxy without a socket.
-    #[error("there is no [proxy] in the configuration, and no --socket")]
-    NoProxy,
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -86,7 +86,7 @@ impl Parser {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "host"))]
 mod tests {
     use proptest::prelude::*;
 
