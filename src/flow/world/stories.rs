@@ -546,7 +546,7 @@ fn a_session_remembers_what_its_hand_overs_came_to_however_it_is_kept() {
     let mut world = world();
     world.guest.transit = 50 * MS;
     world.offload();
-    world.send_paced(0, 60, MS);
+    world.send_paced(0, 120, MS);
     let failed = world.sessions.get("ct-1").unwrap();
     assert!(failed.drain_bounds > 0 && failed.tally.toll.returned > 0);
     assert_eq!(failed.tally.hand_overs, 0);
