@@ -193,7 +193,8 @@ impl Held {
             let Some(Traffic { packets, octets }) = traffic else {
                 continue;
             };
-            has_moved[way] = packets > self.fast[way].packets;
+            // Fewer than before: the host began another session of this key, and counts anew.
+            has_moved[way] = packets != self.fast[way].packets;
             self.fast[way] = Counters { packets, octets };
         }
         has_moved
