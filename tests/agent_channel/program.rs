@@ -295,10 +295,10 @@ fn status_is_told_in_json_and_for_people_and_a_second_agent_is_refused() {
     );
 
     // A proxy has no mode.
-    let output = agent.cli(&["pause"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let paused = agent.cli(&["pause"]);
+    let said = String::from_utf8_lossy(&paused.stderr).into_owned();
     assert!(
-        output.status.code() == Some(1) && said.contains("does not offload"),
+        paused.status.code() == Some(1) && said.contains("does not offload"),
         "{said}"
     );
 
@@ -355,8 +355,9 @@ fn a_configuration_is_judged_without_running_anything() {
     assert!(good.status.success(), "{good:?}");
     assert!(!dir.file("agent.sock").exists());
     let path = dir.write("wrong.toml", "[offload]\nminimum-aeg = 1\n");
+    let program = binary();
     let wrong = [
-        binary().to_str().unwrap(),
+        program.to_str().unwrap(),
         "agent",
         "--check",
         "--config",
