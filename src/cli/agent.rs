@@ -382,9 +382,9 @@ fn print_as<T: Serialize>(
     value: &T,
     table: impl FnOnce(&T) -> String,
 ) -> Result<(), CliError> {
-    Ok(if args.json {
-        print_json(value)?
-    } else {
-        print(&table(value))?
-    })
+    let printed = match args.json {
+        true => print_json(value),
+        false => print(&table(value)),
+    };
+    Ok(printed?)
 }

@@ -43,11 +43,14 @@ impl Crowd {
         let thread = std::thread::spawn({
             let stop = stop.clone();
             move || {
+                // What differs from packet to packet can be told apart behind the guest.
+                let mut round = [0; 64];
                 while !stop.load(Ordering::Acquire) {
+                    round[0] = u8::wrapping_add(round[0], 1);
                     for socket in &sockets {
                         // What the network refuses is said again with the next round. A
                         // guest under emulation takes some thousand packets a second.
-                        let _ = socket.send(&[0; 64]);
+                        let _ = socket.send(&round);
                         pause(CROWD_EVERY / u32::try_from(CROWD).unwrap());
                     }
                 }

@@ -37,7 +37,9 @@ fn the_example_tells_the_defaults_and_every_key() {
     assert_eq!(parse(&example(false)), Ok(Config::default()));
     let whole = parse(&example(true)).unwrap();
     assert_eq!(whole.interfaces["eth0"], "lan");
-    assert_eq!(whole.proxy, Some(ProxyConfig::default()));
+    let mut proxy = whole.proxy.clone().unwrap();
+    assert!(proxy.group.take().is_some());
+    assert_eq!(proxy, ProxyConfig::default());
     let [drop, police] = &whole.shields.set[..] else {
         panic!("{:?}", whole.shields);
     };

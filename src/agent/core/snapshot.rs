@@ -135,7 +135,7 @@ impl Core {
             connected: self.is_up(),
             uptime: now.0 / 1000,
             held,
-            left_to_guest: (self.reasons().by_word())
+            left_to_guest: (self.last_reasons().by_word())
                 .map(|(word, count)| (word.to_owned(), count))
                 .collect(),
             session: session.iter().filter_map(|(_, id)| line(id)).collect(),

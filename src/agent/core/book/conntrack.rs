@@ -88,7 +88,7 @@ impl Core {
     }
 
     /// How many connections have which reason, as the last whole look at the table found it.
-    pub const fn reasons(&self) -> &Reasons {
+    pub const fn last_reasons(&self) -> &Reasons {
         &self.reasons_last
     }
 

@@ -107,12 +107,10 @@ impl Core {
             return;
         }
         let at = Moment(now.0.saturating_sub(u64::from(told.idle) * 1000));
-        for way in 0..2 {
-            if moved[way] {
-                // It moves, so it was handed over, even if that was not heard.
-                held.is_over[way] = true;
-                held.moved[way] = held.moved[way].max(at);
-            }
+        for (way, _) in moved.into_iter().enumerate().filter(|(_, moved)| *moved) {
+            // It moves, so it was handed over, even if that was not heard.
+            held.is_over[way] = true;
+            held.moved[way] = held.moved[way].max(at);
         }
         let (refreshed, given) = held.refreshed;
         let full = held.full;

@@ -221,7 +221,9 @@ impl World {
     }
 
     pub fn tell_conntrack(&self, event: ConntrackEvent) {
-        let _gone = self.conntrack.as_ref().map(|to| to.send(event));
+        if let Some(to) = &self.conntrack {
+            let _gone = to.send(event).is_err();
+        }
     }
 
     pub fn tell_network(&self, change: NetworkChange) {

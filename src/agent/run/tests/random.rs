@@ -172,7 +172,7 @@ async fn live_through(seed: u64) {
     };
     let settings = Settings {
         revocation,
-        news_rate_max: if seed % 2 == 0 { 3 } else { 200 },
+        news_rate_max: if seed.is_multiple_of(2) { 3 } else { 200 },
         ..Settings::default()
     };
     story(settings, async |stage| {
