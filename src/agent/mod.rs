@@ -8,7 +8,7 @@
 //! | [`network`] | interfaces, and how packets find their way |
 //! | [`channel`] | the serial port, and what is asked over it |
 //! | [`config`] | the file, which need not be there |
-//! | [`proxy`] | the port as a local HTTP socket |
+//! | [`mod@proxy`] | the port as a local HTTP socket |
 //! | [`shields`] | shields that are kept, and sets of nftables that are mirrored |
 //! | [`status`] | the agent's own socket |
 //! | [`local`] | HTTP on a unix socket |

@@ -3,7 +3,7 @@
 //!
 //! *Promises*: requests and answers are carried as they are, piece by piece, streams too; what
 //! may be asked is the host's to say. Requests of others leave room for the agent's own.
-//! Streams of notifications are the agent's own, told further ([`stream`]).
+//! Streams of notifications are the agent's own, told further (`stream`).
 //! *Refuses*: more requests at a time than configured (503), requests while the host is not there
 //! (503).
 //! *Caller's duty*: the socket's group is trusted as much as the agent: it speaks for the element.

@@ -9,7 +9,7 @@
 //! | `POST /unshield` | `{"name": ["bad-net"]}` or `{"all": true}` |
 //!
 //! *Promises*: answers are JSON; refusals say what to do.
-//! *Refuses*: bodies of more than [`BODY_MAX`] bytes, and what is of another shape.
+//! *Refuses*: bodies of more than `BODY_MAX` bytes, and what is of another shape.
 //! *Caller's duty*: the socket's group may give orders. Scripts read this, or
 //! `shunt agent status --json`.
 //! *Standard*: RFC 9110, RFC 8259, RFC 9457.

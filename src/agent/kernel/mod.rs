@@ -2,12 +2,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`socket`], [`wire`], [`options`] | netlink's sockets, messages and attributes; the options that no crate has |
-//! | [`conntrack`], [`events`], [`filter`] | connections: dump, one, refresh; what happens to them |
-//! | [`links`], [`route`], [`xfrm`], [`neighbour`] | interfaces, routes, policies of IPsec, neighbours and bridge entries |
-//! | [`watch`], [`ipset`] | what changes under the connections |
-//! | [`rules`] | what a ruleset needs to see |
-//! | [`settings`] | sysctls |
+//! | `socket`, `wire`, `options` | netlink's sockets, messages and attributes; the options that no crate has |
+//! | `conntrack`, `events`, `filter` | connections: dump, one, refresh; what happens to them |
+//! | `links`, `route`, `xfrm`, `neighbour` | interfaces, routes, policies of IPsec, neighbours and bridge entries |
+//! | `watch`, `ipset` | what changes under the connections |
+//! | `rules` | what a ruleset needs to see |
+//! | `settings` | sysctls |
 //!
 //! *Promises*: the kernel's answers as they are; nothing is cached but what is needed to tell a
 //! change from a repetition. Nothing here changes what the guest decides: it writes timeouts
