@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use http_body_util::BodyExt as _;
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use shunt::serial::{Timing, link};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep};
 
 use super::support::Dir;
 
@@ -143,14 +145,18 @@ async fn give(
         Answer::Stream(pieces) => {
             seen.streams.fetch_add(1, Ordering::SeqCst);
             let breaks = seen.breaks.load(Ordering::SeqCst);
+            let breaks = breaks.then(|| Box::pin(sleep(BREAKS_AFTER)));
             *response.body_mut() = Body::new(Pieces(pieces, breaks));
         }
     }
     Ok(response)
 }
 
-/// A stream in pieces; whether it breaks off behind them.
-struct Pieces(&'static [&'static str], bool);
+/// A stream that breaks off does so this late: a reset takes with it what is not sent yet.
+const BREAKS_AFTER: Duration = Duration::from_millis(200);
+
+/// A stream in pieces; when it breaks off behind them, if it does.
+struct Pieces(&'static [&'static str], Option<Pin<Box<Sleep>>>);
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
@@ -158,11 +164,14 @@ impl hyper::body::Body for Pieces {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let Some((first, rest)) = self.0.split_first() else {
-            let broken = self.1.then(|| Err(std::io::ErrorKind::BrokenPipe.into()));
-            return Poll::Ready(broken);
+            let Some(breaks) = &mut self.1 else {
+                return Poll::Ready(None);
+            };
+            let broken = Err(std::io::ErrorKind::BrokenPipe.into());
+            return breaks.as_mut().poll(context).map(|()| Some(broken));
         };
         self.0 = rest;
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(first.as_bytes())))))
