@@ -33,7 +33,8 @@
 //!   Decisions about a flow depend on its state, its record and its parked frames, and only the
 //!   home changes these (anybody may close it, and the keeper send it back to be proved again,
 //!   which only makes frames go to the guest). So all that one lane promises by itself holds:
-//!   punted and parked frames are released before y is decided on. Both leave by the same queue pair: the route is kept while the flow moves.
+//!   punted and parked frames are released before y is decided on. Both leave by the same queue
+//!   pair: the route is kept while the flow moves.
 //! - *x went through the guest* and y goes around it, or follows it out of the lot. x left the guest
 //!   by some lane: commit(x) → post(sighting of x), because a lane posts its sightings after all
 //!   frames of the burst they were in; → the home takes it and activates the flow → commit(y). If y

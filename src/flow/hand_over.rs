@@ -210,8 +210,8 @@ impl HandOver {
         }
     }
 
-    /// Looks again at flows with parked frames, after sessions have closed or were sent back; `release` is
-    /// told what to move, in order.
+    /// Looks again at flows with parked frames, after sessions have closed or were sent back;
+    /// `release` is told what to move, in order.
     pub fn revisit(&mut self, pin: &Pin<'_>, mut release: impl FnMut(Release)) {
         let mut at = self.records.oldest_parked();
         while let Some(place) = at {
@@ -355,8 +355,8 @@ impl HandOver {
         }
     }
 
-    /// Notes a packet that has left the guest, and times it.
-    /// Says whether it was one that was to be timed, or came behind that.
+    /// Notes a packet that has left the guest; whether it is the one that was to be timed, or one
+    /// behind that.
     fn leaves(&mut self, place: u32, marker: Marker, now: Moment) -> bool {
         let record = self.records.get(place);
         record.seen.leaves(marker);
