@@ -11,7 +11,7 @@ PYANG_VERSION := 2.7.1
 # A client of RESTCONF that is not ours, for the tests.
 CLIENTS := target/clients/bin/python
 CLIENTS_VERSION := 1.0.5
-SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run
+SCRIPTS := qemu/setup qemu/build-guest qemu/run qemu/guest/init .ci/run .ci/rustc-loom
 
 # Linked to nothing at run time: guests have another libc, or another version of it.
 AGENT := target/agent/shunt
@@ -66,8 +66,7 @@ test: setup guest agent ## runs all tests, then the memory models
 	$(MAKE) --no-print-directory loom
 
 loom: rust ## model-checks the memory ordering of rings and tables
-	RUSTFLAGS='--cfg shunt_loom' CARGO_TARGET_DIR=target/loom \
-	    $(CARGO) test --locked --profile model --lib model
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/.ci/rustc-loom $(CARGO) test --locked --lib model
 
 $(PYANG): # brings the modules of the IETF with it
 	python3 -m venv target/pyang

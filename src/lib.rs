@@ -16,27 +16,32 @@
 //! The feature `agent` is the program for guests; `host` is everything that runs on hosts.
 //! Both are on by default.
 
-#[cfg(feature = "agent")]
-pub mod agent;
-pub mod api;
-pub mod cli;
 pub mod flow;
 pub mod packet;
-pub mod serial;
 
-mod orders;
 mod sync;
 
-// What runs on hosts, not in guests.
-#[cfg(feature = "host")]
-pub mod backend;
-#[cfg(feature = "host")]
-pub mod controller;
 #[cfg(feature = "host")]
 pub mod datapath;
 #[cfg(feature = "host")]
 pub mod port;
-#[cfg(feature = "host")]
+
+// The floors above have no memory ordering of their own to check.
+#[cfg(all(feature = "agent", not(shunt_loom)))]
+pub mod agent;
+#[cfg(not(shunt_loom))]
+pub mod api;
+#[cfg(all(feature = "host", not(shunt_loom)))]
+pub mod backend;
+#[cfg(not(shunt_loom))]
+pub mod cli;
+#[cfg(all(feature = "host", not(shunt_loom)))]
+pub mod controller;
+#[cfg(not(shunt_loom))]
+mod orders;
+#[cfg(all(feature = "host", not(shunt_loom)))]
 pub mod relay;
-#[cfg(feature = "host")]
+#[cfg(not(shunt_loom))]
+pub mod serial;
+#[cfg(all(feature = "host", not(shunt_loom)))]
 pub mod up;

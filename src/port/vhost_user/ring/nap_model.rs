@@ -1,5 +1,5 @@
 //! A worker's way to rest, against every interleaving with a driver: notifications off,
-//! a look, and only then arming (`RUSTFLAGS='--cfg shunt_loom' cargo test --release nap_model`).
+//! a look, and only then arming (`make loom`).
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU16, Ordering, fence};

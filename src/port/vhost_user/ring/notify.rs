@@ -119,9 +119,9 @@ impl Notify {
     }
 }
 
-/// `RUSTFLAGS='--cfg shunt_loom' cargo test --release loom_tests`.
+/// `make loom`.
 #[cfg(all(test, shunt_loom))]
-mod loom_tests {
+mod model {
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicU16, Ordering, fence};
 
