@@ -21,7 +21,6 @@ use shunt::flow::{
     SessionRequest, Sessions, ShieldSet, VnicShape, flow_table, slots_of,
 };
 use shunt::packet::{Burst, MacAddr, Offload, PeerOffloads, Tuple, TxFrame, VnicId};
-use shunt::port::testing::TestDevice;
 use shunt::port::{Armed, Poller, Port, TxReport};
 
 const SESSIONS: u32 = 4096;
@@ -266,7 +265,7 @@ pub fn start(part: Part) -> Running {
     let macs = [LAN_MAC, WAN_MAC];
     let vnics = macs.into_iter().zip(sides).map(|(mac, side)| {
         let (guest, uplink) = side.into_iter().unzip();
-        Vnic::new(mac, guest, (Arc::new(TestDevice::default()), uplink))
+        Vnic::new(mac, guest, uplink)
     });
     let (writer, readers) = flow_table(2 * SESSIONS, part.workers, HashSeed::random());
     let shapes = macs.map(|mac| VnicShape { mac, mtu: 1500 });

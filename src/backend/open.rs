@@ -316,7 +316,7 @@ fn open_sides(
 ) -> Result<(Vnic, VnicInfo), DeviceError> {
     let (guest, guest_ports) = open_guest(config)?;
     let (uplink, uplink_ports) = open_uplink(config, shared)?;
-    let vnic = Vnic::new(config.mac, guest_ports, (uplink.clone(), uplink_ports));
+    let vnic = Vnic::new(config.mac, guest_ports, uplink_ports);
     let info = VnicInfo {
         name: config.name.clone(),
         mac: config.mac,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::poller::EpollSet;
-use crate::packet::{MacAddr, PeerOffloads};
-use crate::port::{Armed, Device, PollRegistry, Poller, Port};
+use crate::packet::MacAddr;
+use crate::port::{Armed, PollRegistry, Poller, Port};
 
 /// A queue pair of a device.
 enum Seat {
@@ -202,25 +202,15 @@ pub struct Vnic {
     pub(super) guest: Side,
     /// The physical side.
     pub(super) uplink: Side,
-    /// The uplink's device, told what the guest takes.
-    uplink_device: Option<Arc<dyn Device>>,
-    /// What it was told last.
-    told: PeerOffloads,
 }
 
 impl Vnic {
     /// A vNIC whose guest uses `mac`, with the ports of both sides' devices in queue order.
-    pub fn new(
-        mac: MacAddr,
-        guest: Vec<Box<dyn Port>>,
-        (uplink_device, uplink): (Arc<dyn Device>, Vec<Box<dyn Port>>),
-    ) -> Self {
+    pub fn new(mac: MacAddr, guest: Vec<Box<dyn Port>>, uplink: Vec<Box<dyn Port>>) -> Self {
         Self {
             mac,
             guest: Side::new(guest),
             uplink: Side::new(uplink),
-            uplink_device: Some(uplink_device),
-            told: PeerOffloads::default(),
         }
     }
 
@@ -241,8 +231,6 @@ impl Vnic {
             mac: self.mac,
             guest,
             uplink,
-            uplink_device: self.uplink_device.clone(),
-            told: self.told,
         };
         sides.map(part).collect()
     }
@@ -285,29 +273,12 @@ impl Vnic {
         quiet
     }
 
-    /// Tells the uplink's device when the guest's negotiated offloads have changed, and the
-    /// element's other lanes which queue pairs run.
-    pub(super) fn tell_others(&mut self) {
+    /// Tells the element's other lanes which queue pairs run.
+    pub(super) fn tell_others(&self) {
         for side in [&self.guest, &self.uplink] {
             if let Some(running) = &side.running {
                 side.tell_running(running);
             }
-        }
-        let Some(Seat::Here(port)) = self.guest.seats.first() else {
-            return;
-        };
-        // A guest that is absent gets nothing, so nothing need be finished for it: what goes
-        // around it may stay whole.
-        let accepts = if port.is_running() {
-            port.peer()
-        } else {
-            PeerOffloads::ALL
-        };
-        if accepts != self.told {
-            if let Some(device) = &self.uplink_device {
-                device.set_far_side(accepts);
-            }
-            self.told = accepts;
         }
     }
 }

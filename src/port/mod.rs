@@ -194,7 +194,4 @@ pub struct DeviceStatus {
 pub trait Device: Send + Sync {
     /// The status now.
     fn status(&self) -> DeviceStatus;
-    /// Tells the device what the other side of a vNIC takes, so that a tap asks its
-    /// kernel for no more than the guest can receive. The default does nothing.
-    fn set_far_side(&self, _accepts: PeerOffloads) {}
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::network::{CLIENT, Connection, GUEST_WAN, Network, SERVER, SOON, endpoint};
+use crate::network::{CLIENT, Connection, GUEST_WAN, Network, SERVER, SOON, endpoint, number};
 use crate::support::guest::Counters;
 use crate::support::tcp::Direction;
 use crate::support::udp::{Reply, UdpReceiver, UdpSender};
@@ -77,13 +77,8 @@ pub fn a_file_goes_around_the_guest(network: &mut Network, server: &str, directi
         packets > bytes / 2 / 1_500,
         "{packets} went around the guest"
     );
-    // An uplink hands over what its guest could take, on the fast path too.
-    let large = frames < packets / 2;
-    assert_eq!(
-        large,
-        network.guest_offloads().1,
-        "{frames} frames, {packets} packets"
-    );
+    // Around the guest trains stay whole, whatever the guest itself could take.
+    assert!(frames < packets / 2, "{frames} frames, {packets} packets");
     eventually(SOON, "the FIN ends the session", || {
         network.count("closed", "fin") == fins + 1
     });
@@ -194,6 +189,45 @@ pub fn vnics_come_back_after_a_reboot(network: &mut Network) {
     });
     through.stop();
     network.cli(&["session", "del", "--all"]);
+}
+
+/// Streams through the guest and around it use all queue pairs that it has, and arrive in order.
+pub fn each_queue_pair_moves_frames(network: &mut Network, pairs: usize) {
+    // A processor that came too late at boot had none set aside.
+    for interface in ["eth0", "eth1"] {
+        network
+            .guest
+            .run(&format!("ethtool -L {interface} combined {pairs}"));
+        let said = network.guest.succeed(&format!("ethtool -l {interface}"));
+        let now = said.rsplit("Combined:").next().unwrap_or_default();
+        assert_eq!(now.trim(), pairs.to_string(), "{said}");
+    }
+    let to = at(&endpoint(SERVER, 5_500));
+    let receiver = UdpReceiver::start(&network.server, to, Reply::Echo);
+    let gap = Duration::from_millis(10);
+    let senders: Vec<_> = (0..8 * pairs as u16)
+        .map(|index| {
+            let from = at(&endpoint(CLIENT, 42_000 + index));
+            UdpSender::start(&network.client, from, to, 200, gap)
+        })
+        .collect();
+    eventually(SOON, "every queue pair moves frames both ways", || {
+        let ports = network.cli(&["show", "ports"]);
+        ports["vnic"].as_array().unwrap().iter().all(|vnic| {
+            let queues = vnic["guest"]["queue"].as_array().unwrap();
+            let moved = |queue: &Value, way: &str| number(&queue[way]) > 0;
+            let used = |queue| moved(queue, "rx-frames") && moved(queue, "tx-frames");
+            queues.len() == pairs && queues.iter().all(used)
+        })
+    });
+    for mut sender in senders {
+        let sent = sender.stop();
+        eventually(SOON, "every datagram is echoed", || {
+            sender.replies().lost(sent) == 0
+        });
+        assert_eq!(sender.replies().reordered, 0);
+    }
+    drop(receiver);
 }
 
 fn all_rings_run(ports: &Value) -> bool {

@@ -2,12 +2,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
 
 use super::world::*;
 use crate::datapath::lane::Vnic;
 use crate::packet::{Burst, Offload, PeerOffloads, TxFrame};
-use crate::port::testing::TestDevice;
 use crate::port::{Armed, Poller, Port, TxReport};
 
 thread_local! {
@@ -75,10 +73,7 @@ fn vnic(mac: crate::packet::MacAddr, uplink: Vec<Vec<u8>>, guest: Vec<Vec<u8>>) 
     Vnic::new(
         mac,
         vec![Box::new(Endless { frames: guest })],
-        (
-            Arc::new(TestDevice::default()),
-            vec![Box::new(Endless { frames: uplink })],
-        ),
+        vec![Box::new(Endless { frames: uplink })],
     )
 }
 

@@ -15,7 +15,6 @@ use crate::datapath::poller::EpollSet;
 use crate::datapath::rounds::{Outlook, Rounds};
 use crate::flow::Moment;
 use crate::packet::{Burst, DropReason, Offload, PeerOffloads, PuntReason, TxFrame};
-use crate::port::testing::TestDevice;
 use crate::port::{Armed, Poller, Port, TxReport};
 
 const SPAN: Duration = Duration::from_millis(50);
@@ -167,7 +166,7 @@ impl Element {
         let side = |supply: &Supply| (0..self.queues).map(|_| port(supply)).collect();
         let vnic = |mac, uplink: &Supply| {
             let guest = side(&Supply::Returned(sent()));
-            Vnic::new(mac, guest, (Arc::new(TestDevice::default()), side(uplink)))
+            Vnic::new(mac, guest, side(uplink))
         };
         world.into_lane(vec![
             vnic(LAN_MAC, &self.supply),

@@ -1,7 +1,7 @@
 //! Hits, misses, and what the guest must see.
 
 use super::world::*;
-use crate::flow::{CloseCode, HandOverLimits, Outcome};
+use crate::flow::{CloseCode, Outcome};
 use crate::packet::{Checksum, DropReason, MacAddr, Offload, PeerOffloads, PuntReason};
 
 fn none() -> Offload {
@@ -288,18 +288,4 @@ fn a_receiver_without_checksum_offload_gets_complete_checksums_in_order() {
         assert_eq!(seen(&frame.data).3, (number as u32).to_be_bytes());
     }
     world.assert_conserved();
-}
-
-#[test]
-fn the_uplinks_device_is_told_what_the_guest_takes_and_everything_without_one() {
-    let without_uso = PeerOffloads {
-        uso: false,
-        ..ALL_OFFLOADS
-    };
-    let mut world = World::with(without_uso, HandOverLimits::default());
-    world.run();
-    assert_eq!(world.lan.device.far_side(), without_uso);
-    world.lan.guest.set_running(false);
-    world.run();
-    assert_eq!(world.lan.device.far_side(), ALL_OFFLOADS);
 }

@@ -14,7 +14,7 @@ use crate::datapath::worker::Worker;
 use crate::flow::queue::channel;
 use crate::flow::{ElementShape, HandOver, HashSeed, Sessions, VnicShape, flow_table};
 use crate::packet::Offload;
-use crate::port::testing::{FarEnd, TestDevice, port};
+use crate::port::testing::{FarEnd, port};
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
@@ -49,11 +49,10 @@ impl Line {
 pub(super) fn vnic() -> (Vnic, Line) {
     let (uplink_port, uplink) = port(ALL_OFFLOADS);
     let (guest_port, guest) = port(ALL_OFFLOADS);
-    let device = Arc::new(TestDevice::default());
     let vnic = Vnic::new(
         LAN_MAC,
         vec![Box::new(guest_port)],
-        (device, vec![Box::new(uplink_port)]),
+        vec![Box::new(uplink_port)],
     );
     (vnic, Line { uplink, guest })
 }

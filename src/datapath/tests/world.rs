@@ -19,7 +19,7 @@ use crate::flow::{
 };
 use crate::packet::key::protocol;
 use crate::packet::{MacAddr, Offload, PeerOffloads, Tuple, VnicId};
-use crate::port::testing::{FarEnd, Loose, TestDevice, port};
+use crate::port::testing::{FarEnd, Loose, port};
 
 pub(super) const LAN: VnicId = VnicId(0);
 pub(super) const WAN: VnicId = VnicId(1);
@@ -37,7 +37,6 @@ pub(super) struct Ends {
     pub(super) guest: FarEnd,
     /// Uplink and guest of the second queue pair.
     pub(super) second: (FarEnd, FarEnd),
-    pub(super) device: Arc<TestDevice>,
 }
 
 impl Ends {
@@ -200,21 +199,16 @@ pub(super) fn vnic(mac: MacAddr, peer: PeerOffloads) -> (Ends, Vnic) {
     let (second_uplink_port, second_uplink) = port(peer);
     let (second_guest_port, second_guest) = port(peer);
     let second = (second_uplink, second_guest);
-    let device = Arc::new(TestDevice::default());
     let vnic = Vnic::new(
         mac,
         vec![Box::new(guest_port), Box::new(second_guest_port)],
-        (
-            device.clone(),
-            vec![Box::new(uplink_port), Box::new(second_uplink_port)],
-        ),
+        vec![Box::new(uplink_port), Box::new(second_uplink_port)],
     );
     (
         Ends {
             uplink,
             guest,
             second,
-            device,
         },
         vnic,
     )

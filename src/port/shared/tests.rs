@@ -90,7 +90,7 @@ impl Member {
 /// A shared device and its far end.
 fn device() -> (SharedDevice, FarEnd) {
     let (own, far) = port(ALL);
-    let opened: Opened = (Arc::new(TestDevice::default()), vec![Box::new(own)]);
+    let opened: Opened = (Arc::new(TestDevice), vec![Box::new(own)]);
     (SharedDevice::new(opened), far)
 }
 

@@ -1,8 +1,9 @@
 //! A tap: the host's own network stack as a device.
 //!
 //! *Promises*: one [`Port`] per queue, and a flow from the host stays in one queue; frames
-//! cross with their virtio-net header, so a partial checksum or a segment train is cut only when
-//! the other side cannot take it ([`Device::set_far_side`]). A full one makes a sender wait that
+//! cross with their virtio-net header: the host's kernel is asked for no checksum and to cut no
+//! segment train, whatever the guest takes, since what goes around the guest may stay whole; what
+//! a guest cannot take the datapath finishes. A full one makes a sender wait that
 //! can, and takes nothing newer meanwhile. An interface that is set down, or removed, costs its
 //! frames (counted) and nothing else; down ends by itself when it is set up again.
 //! *Refuses*: devices of another kind or mode, and devices that another process holds,
@@ -257,8 +258,9 @@ struct Shared {
     if_name: IfName,
     /// Any socket made in the device's namespace: link requests go there.
     control: UnixDatagram,
-    /// Whether this kernel's taps know UDP segmentation (Linux 6.2).
-    uso: bool,
+    /// What may be left undone in frames, both ways: all but what this kernel does not know
+    /// (UDP segmentation before Linux 6.2).
+    offloads: PeerOffloads,
     /// Whether the kernel takes only so many bytes before some have gone on.
     fills_up: bool,
     /// The device was dropped: ports stand still.
@@ -277,20 +279,6 @@ impl Shared {
 struct Tap {
     shared: Arc<Shared>,
     queues: Vec<Arc<Queue>>,
-    /// What the kernel was last asked to leave undone.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "control side only; held for one ioctl, never by a port"
-    )]
-    far_side: std::sync::Mutex<PeerOffloads>,
-}
-
-impl Tap {
-    fn far_side(&self) -> std::sync::MutexGuard<'_, PeerOffloads> {
-        self.far_side
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 impl Device for Tap {
@@ -301,7 +289,7 @@ impl Device for Tap {
             kind: "tap".to_owned(),
             name: self.shared.name.clone(),
             connected: up && !self.queues.iter().any(|queue| gone(&queue)),
-            features: feature_names(*self.far_side()),
+            features: feature_names(self.shared.offloads),
             connections: 1,
             faults: self.queues.iter().filter(gone).count() as u64,
             unclaimed: 0,
@@ -311,42 +299,11 @@ impl Device for Tap {
                 .collect(),
         }
     }
-
-    fn set_far_side(&self, accepts: PeerOffloads) {
-        let wanted = askable(accepts, self.shared.uso);
-        let mut asked = self.far_side();
-        let Some(queue) = self.queues.first().filter(|_| *asked != wanted) else {
-            return;
-        };
-        match sys::set_offload(&queue.file, offload_bits(wanted)) {
-            Ok(()) => *asked = wanted,
-            // What the other side cannot take is then finished in software by the datapath.
-            Err(error) => log::warn!(
-                "tap {}: the kernel refuses offloads {:?} ({error}); it keeps {:?}",
-                self.shared.name,
-                feature_names(wanted),
-                feature_names(*asked),
-            ),
-        }
-    }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What of `accepts` the kernel can be asked for: all the others need the checksum, and
-/// ECN needs TSO.
-fn askable(accepts: PeerOffloads, uso: bool) -> PeerOffloads {
-    if !accepts.checksum {
-        return PeerOffloads::default();
-    }
-    PeerOffloads {
-        ecn: accepts.ecn && (accepts.tso4 || accepts.tso6),
-        uso: accepts.uso && uso,
-        ..accepts
     }
 }
 

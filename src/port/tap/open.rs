@@ -31,9 +31,8 @@ use crate::port::ifname::IfName;
 ///
 /// A device that is created here is set up, has the MTU of `config`, and ends with its
 /// ports. An existing one keeps its state and MTU. With several queues the kernel keeps each
-/// flow in one; if it refuses to, there is one port only, and a warning. Nothing is left
-/// undone in frames until [`Device::set_far_side`](super::super::Device::set_far_side) says
-/// what the other side takes. The calling thread stays in its network namespace.
+/// flow in one; if it refuses to, there is one port only, and a warning. All that this kernel can
+/// leave undone in frames it is asked to. The calling thread stays in its network namespace.
 ///
 /// # Errors
 /// See [`TapError`]; each says what to do.
@@ -54,11 +53,7 @@ pub fn open(config: &TapConfig) -> Result<Opened, TapError> {
             Box::new(TapPort::new(Arc::clone(&shared), Arc::clone(queue)))
         })
         .collect();
-    let device = Tap {
-        shared,
-        queues,
-        far_side: Default::default(),
-    };
+    let device = Tap { shared, queues };
     Ok((Arc::new(device), ports))
 }
 
@@ -91,11 +86,11 @@ impl<'a> Plan<'a> {
             self.check_usable(link)?;
         }
         let files = self.attach(existing.as_ref())?;
-        let uso = files
+        let offloads = files
             .first()
             .map(|tun| self.set_mode(tun))
             .transpose()?
-            .unwrap_or(false);
+            .unwrap_or_default();
         let control =
             UnixDatagram::unbound().map_err(|source| self.failed("make a socket", source))?;
         let state = match &existing {
@@ -109,7 +104,7 @@ impl<'a> Plan<'a> {
             name: self.config.name.clone(),
             if_name: self.if_name,
             control,
-            uso,
+            offloads,
             fills_up: self.config.send_buffer.is_some(),
             closed: AtomicBool::new(false),
         };
@@ -208,8 +203,8 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Sets header, send buffer and offloads; answers whether this kernel knows UDP segmentation.
-    fn set_mode(&self, tun: &File) -> Result<bool, TapError> {
+    /// Sets header, send buffer and offloads; answers which of them this kernel knows.
+    fn set_mode(&self, tun: &File) -> Result<PeerOffloads, TapError> {
         sys::set_header_len(tun, VNET_HEADER as c_int)
             .map_err(|source| self.failed("set the virtio-net header's length", source))?;
         sys::set_little_endian(tun)
@@ -218,14 +213,16 @@ impl<'a> Plan<'a> {
         let room = self.config.send_buffer.unwrap_or(u32::MAX);
         sys::set_send_buffer(tun, c_int::try_from(room).unwrap_or(c_int::MAX))
             .map_err(|source| self.failed("set the send buffer", source))?;
-        let probe = PeerOffloads {
-            checksum: true,
-            uso: true,
-            ..PeerOffloads::default()
+        let ask = |offloads| sys::set_offload(tun, super::offload_bits(offloads));
+        if ask(PeerOffloads::ALL).is_ok() {
+            return Ok(PeerOffloads::ALL);
+        }
+        let without_uso = PeerOffloads {
+            uso: false,
+            ..PeerOffloads::ALL
         };
-        let uso = sys::set_offload(tun, super::offload_bits(probe)).is_ok();
-        sys::set_offload(tun, 0).map_err(|source| self.failed("clear the offloads", source))?;
-        Ok(uso)
+        ask(without_uso).map_err(|source| self.failed("set the offloads", source))?;
+        Ok(without_uso)
     }
 
     fn bring_up(&self, control: &UnixDatagram) -> Result<(), TapError> {

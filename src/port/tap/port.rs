@@ -365,13 +365,7 @@ impl Port for TapPort {
     }
 
     fn peer(&self) -> PeerOffloads {
-        PeerOffloads {
-            checksum: true,
-            tso4: true,
-            tso6: true,
-            ecn: true,
-            uso: self.shared.uso,
-        }
+        self.shared.offloads
     }
 
     fn receive(&mut self, burst: &mut Burst) -> usize {

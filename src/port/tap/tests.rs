@@ -22,14 +22,6 @@ use super::{Opened, Queue, Shared, State, TapConfig, TapError, open};
 use crate::packet::{Burst, Checksum, FRAME_MAX, Frame, Gso, GsoKind, Offload, PeerOffloads};
 use world::{Bell, Host, Netns, eventually, frame, ipv4, is_root, ones_sum, receive, tcp, udp};
 
-const ALL: PeerOffloads = PeerOffloads {
-    checksum: true,
-    tso4: true,
-    tso6: true,
-    ecn: true,
-    uso: true,
-};
-
 /// A single-queue tap, created, and attached to a bell.
 fn tap(netns: &Netns) -> (Arc<dyn Device>, Box<dyn Port>, Arc<Bell>) {
     let (device, mut ports) = open(&netns.config(1)).unwrap();
@@ -61,7 +53,10 @@ fn port_of_a_pair() -> (Arc<Queue>, TapPort, UnixDatagram) {
         name: "pair".to_owned(),
         if_name: crate::port::ifname::IfName::new("pair").unwrap(),
         control: UnixDatagram::unbound().unwrap(),
-        uso: false,
+        offloads: PeerOffloads {
+            uso: false,
+            ..PeerOffloads::ALL
+        },
         fills_up: false,
         closed: AtomicBool::new(false),
     };

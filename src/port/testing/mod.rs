@@ -239,18 +239,9 @@ impl Port for TestPort {
     }
 }
 
-/// A device that remembers what it was told.
+/// A device that is always connected.
 #[derive(Debug, Default)]
-pub struct TestDevice {
-    far_side: Mutex<PeerOffloads>,
-}
-
-impl TestDevice {
-    /// What [`Device::set_far_side`] said last.
-    pub fn far_side(&self) -> PeerOffloads {
-        *self.far_side.lock().unwrap()
-    }
-}
+pub struct TestDevice;
 
 impl Device for TestDevice {
     fn status(&self) -> DeviceStatus {
@@ -259,9 +250,5 @@ impl Device for TestDevice {
             connected: true,
             ..DeviceStatus::default()
         }
-    }
-
-    fn set_far_side(&self, accepts: PeerOffloads) {
-        *self.far_side.lock().unwrap() = accepts;
     }
 }
