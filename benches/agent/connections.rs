@@ -34,7 +34,8 @@ pub fn rate(rig: &mut Rig) -> f64 {
         })
         .collect();
     let rate = rig.client.run(|| {
-        let rate = measure(to, &stop);
+        let rate = measure(to);
+        stop.store(true, Ordering::Release);
         // Whoever waits for a client gets a last one.
         for _ in 0..SERVERS {
             drop(TcpStream::connect_timeout(&to, PATIENCE));
@@ -47,9 +48,9 @@ pub fn rate(rig: &mut Rig) -> f64 {
     rate
 }
 
-/// The same, to be run where the client is; sets `stop` at its end.
-fn measure(to: SocketAddr, stop: &AtomicBool) -> f64 {
-    let done = AtomicU64::new(0);
+/// The same, to be run where the client is. Whoever has been begun with is served to the end.
+fn measure(to: SocketAddr) -> f64 {
+    let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // Threads inherit the namespace of the one that starts them.
         for _ in 0..CLIENTS {

@@ -61,6 +61,23 @@ fn files_arrive_intact_around_a_guest_without_segmentation_offload() {
     }
 }
 
+/// A guest of two processors, each vNIC with a queue pair for each, on two workers.
+#[test]
+fn no_flow_feels_that_two_workers_serve_a_vnic_s_two_queue_pairs() {
+    let mut network = Network::with_queue_pairs(2, |guest| guest);
+    step("every queue pair moves frames, each flow in order", || {
+        streams::each_queue_pair_moves_frames(&mut network, 2);
+    });
+    step("UDP is handed over without loss or reordering", || {
+        streams::udp_goes_around_the_guest(&mut network);
+    });
+    for direction in [Direction::Upload, Direction::Download] {
+        step("a file goes around the guest", || {
+            streams::a_file_goes_around_the_guest(&mut network, SERVER, direction);
+        });
+    }
+}
+
 /// Names what a failure belongs to, and how long it took.
 fn step(promise: &str, body: impl FnOnce()) {
     eprintln!("step: {promise}");

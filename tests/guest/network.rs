@@ -29,6 +29,7 @@ const WAN_MAC: &str = "52:54:00:5a:00:02";
 const CONFIG: &str = r#"
 [backend]
 control = "{dir}/control.sock"
+workers = PAIRS
 
 [[element]]
 name = "router"
@@ -38,12 +39,14 @@ sessions = 64
 name = "lan"
 socket = "{dir}/lan.sock"
 mac = "52:54:00:5a:00:01"
+queue-pairs = PAIRS
 uplink = { type = "tap", name = "lan", netns = "CLIENT" }
 
 [[element.vnic]]
 name = "wan"
 socket = "{dir}/wan.sock"
 mac = "52:54:00:5a:00:02"
+queue-pairs = PAIRS
 uplink = { type = "tap", name = "wan", netns = "SERVER" }
 "#;
 
@@ -68,10 +71,16 @@ pub struct Network {
 impl Network {
     /// Boots the guest, further described by `more`, and waits until it forwards.
     pub fn start(more: impl FnOnce(GuestBuilder) -> GuestBuilder) -> Self {
+        Self::with_queue_pairs(1, more)
+    }
+
+    /// The same with `pairs` queue pairs a vNIC, a processor of the guest and a worker for each.
+    pub fn with_queue_pairs(pairs: usize, more: impl FnOnce(GuestBuilder) -> GuestBuilder) -> Self {
         let (dir, client, server) = (Dir::new(), Netns::new("gcl"), Netns::new("gsv"));
         let config = CONFIG
             .replace("CLIENT", client.name())
-            .replace("SERVER", server.name());
+            .replace("SERVER", server.name())
+            .replace("PAIRS", &pairs.to_string());
         let shunt = Shunt::start(&dir, &config);
         client.address("lan", &format!("{CLIENT}/24"));
         client.address("lan", &format!("{CLIENT_6}/64"));
@@ -80,9 +89,11 @@ impl Network {
         server.address("wan", &format!("{SERVER}/24"));
         server.address("wan", &format!("{SERVER_6}/64"));
         server.ip("-6 route add default via fd61:2::1");
+        let vnic = |name| format!("socket={},queues={pairs}", dir.file(name).display());
         let builder = Guest::build()
-            .vnic(&dir.file("lan.sock"))
-            .vnic(&dir.file("wan.sock"))
+            .vnic_with(&vnic("lan.sock"))
+            .vnic_with(&vnic("wan.sock"))
+            .argument("--cpus", &pairs.to_string())
             .address("eth0", &format!("{GUEST_LAN}/24"))
             .address("eth0", "fd61:1::1/64")
             .address("eth1", &format!("{GUEST_WAN}/24"))
