@@ -20,7 +20,7 @@ use crate::sync::{AtomicU16, Ordering};
 
 /// How many classes of octets are told apart: as many as make an answer a cache line. The octets
 /// without URG, ECE and CWR are 32, and come first.
-pub(super) const CLASSES: usize = 31;
+pub(super) const CLASSES: usize = if cfg!(shunt_loom) { 2 } else { 31 };
 
 /// By class of octets, the number of the shield that rules.
 pub(super) type Answer = [u16; CLASSES];
@@ -240,7 +240,7 @@ mod model {
     fn model_an_answer_is_seen_whole_or_not_at_all() {
         for other in [7, 8] {
             let mut builder = loom::model::Builder::new();
-            builder.preemption_bound = Some(3);
+            builder.preemption_bound = Some(2);
             builder.max_branches = 100_000;
             builder.check(move || {
                 let answers = Arc::new(Answers::with_room(2));
@@ -249,12 +249,16 @@ mod model {
                     thread::spawn(move || (number, answers.keep(&[number; CLASSES])))
                 });
                 let last = CLASSES - 1;
-                for place in 0..2 {
-                    // The cell's order is none, so a place may be looked at before it is told of.
-                    let seen = [answers.get(place, last), answers.get(place, 0)];
-                    assert!(seen.iter().flatten().all(|own| [7, other].contains(own)));
-                    assert!(seen[0].is_none() || seen[0] == seen[1], "{seen:?}");
-                }
+                let reader = answers.clone();
+                let reader = thread::spawn(move || {
+                    for place in 0..2 {
+                        // The cell's order is none, so a place may be looked at before it is told of.
+                        let seen = [reader.get(place, last), reader.get(place, 0)];
+                        assert!(seen.iter().flatten().all(|own| [7, other].contains(own)));
+                        assert!(seen[0].is_none() || seen[0] == seen[1], "{seen:?}");
+                    }
+                });
+                reader.join().unwrap();
                 for lane in lanes {
                     let (number, place) = lane.join().unwrap();
                     let place = place.expect("room for both");
