@@ -7,10 +7,10 @@
 //! kinds of a set.
 //! *Caller's duty*: none. *Standard*: none.
 //!
-//! Shields wait for few flags, so of the 256 octets most are alike to all shields of a set: where
-//! they wait for SYN without ACK, there are two classes. A flow whose segments have now ACK and now
-//! PSH and ACK is as a rule of one, and where it is not, both have their place in its answer. Flows
-//! are many and their answers few: most flows that a flood is of meet the same shields.
+//! Shields wait for few flags, so most of the 256 octets are alike to all shields of a set: where
+//! they wait for SYN without ACK, there are two classes. Segments that have ACK and segments that
+//! have PSH besides are mostly of one class, and where they are not, each has its place in the
+//! answer. Flows are many and different answers few, since most flows meet the same shields.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
