@@ -51,6 +51,8 @@ pub enum Traffic {
     Udp,
     /// TCP segments of sessions, with the flag ACK.
     Tcp,
+    /// The same, and every other segment of a session has PSH, too.
+    TcpPushes,
     /// UDP that no session concerns: all of it is the guest's.
     Misses,
 }
@@ -58,7 +60,7 @@ pub enum Traffic {
 impl Traffic {
     fn protocol(self) -> u8 {
         match self {
-            Self::Tcp => 6,
+            Self::Tcp | Self::TcpPushes => 6,
             Self::Udp | Self::Misses => 17,
         }
     }
@@ -172,7 +174,7 @@ fn request(protocol: u8, session: u32) -> SessionRequest {
     }
 }
 
-fn frame((dst_mac, src_mac): (MacAddr, MacAddr), tuple: Tuple) -> Vec<u8> {
+fn frame((dst_mac, src_mac): (MacAddr, MacAddr), tuple: Tuple, pushes: bool) -> Vec<u8> {
     let (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) = (tuple.src, tuple.dst) else {
         unreachable!("IPv4 only")
     };
@@ -181,10 +183,11 @@ fn frame((dst_mac, src_mac): (MacAddr, MacAddr), tuple: Tuple) -> Vec<u8> {
         PacketBuilder::ethernet2(src_mac.0, dst_mac.0).ipv4(src.octets(), dst.octets(), 64);
     let (from, to) = (tuple.src_port, tuple.dst_port);
     match tuple.protocol {
-        6 => builder
-            .tcp(from, to, 1, 512)
-            .ack(1)
-            .write(&mut frame, &PAYLOAD[12..]),
+        6 => {
+            let builder = builder.tcp(from, to, 1, 512).ack(1);
+            let builder = if pushes { builder.psh() } else { builder };
+            builder.write(&mut frame, &PAYLOAD[12..])
+        }
         _ => builder.udp(from, to).write(&mut frame, &PAYLOAD),
     }
     .unwrap();
@@ -192,12 +195,20 @@ fn frame((dst_mac, src_mac): (MacAddr, MacAddr), tuple: Tuple) -> Vec<u8> {
 }
 
 /// The frames of every second session as they come in by LAN and WAN.
-fn frames(protocol: u8, odd: usize) -> [Vec<Vec<u8>>; 2] {
-    let sessions = (0..SESSIONS).filter(|session| *session as usize % 2 == odd);
-    let both = sessions.map(|session| {
-        let [own, outside] = tuples(protocol, session);
-        let original = frame((LAN_MAC, CLIENT_MAC), own);
-        (original, frame((WAN_MAC, SERVER_MAC), outside.reversed()))
+fn frames(traffic: Traffic, odd: usize) -> [Vec<Vec<u8>>; 2] {
+    let turns: &[bool] = match traffic {
+        Traffic::TcpPushes => &[false, true],
+        Traffic::Udp | Traffic::Tcp | Traffic::Misses => &[false],
+    };
+    let sessions = || (0..SESSIONS).filter(|session| *session as usize % 2 == odd);
+    let turns = turns
+        .iter()
+        .flat_map(|pushes| sessions().map(move |session| (session, *pushes)));
+    let both = turns.map(|(session, pushes)| {
+        let [own, outside] = tuples(traffic.protocol(), session);
+        let original = frame((LAN_MAC, CLIENT_MAC), own, pushes);
+        let reply = frame((WAN_MAC, SERVER_MAC), outside.reversed(), pushes);
+        (original, reply)
     });
     let (lan, wan) = both.unzip();
     [lan, wan]
@@ -254,7 +265,7 @@ pub fn start(part: Part) -> Running {
     let taken: Vec<Arc<AtomicU64>> = (0..part.workers).map(|_| Arc::default()).collect();
     let mut sides = [Vec::new(), Vec::new()];
     for (queue, taken) in taken.iter().enumerate() {
-        let uplinks = frames(part.traffic.protocol(), (part.first + queue) % 2);
+        let uplinks = frames(part.traffic, (part.first + queue) % 2);
         for (side, frames) in sides.iter_mut().zip(uplinks) {
             side.push((
                 Endless::port(Vec::new(), taken),
@@ -272,7 +283,7 @@ pub fn start(part: Part) -> Running {
     let mut book = Sessions::new(ElementShape::new(shapes), writer, Default::default());
     let sessions = match part.traffic {
         Traffic::Misses => 0,
-        Traffic::Udp | Traffic::Tcp => SESSIONS,
+        Traffic::Udp | Traffic::Tcp | Traffic::TcpPushes => SESSIONS,
     };
     for session in 0..sessions {
         let request = request(part.traffic.protocol(), session);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::*;
-use crate::flow::shield::{Action, Asked, Count, Matches, Rate, Shield, ShieldBook, Unit};
+use crate::flow::shield::{Action, Asked, Count, Flags, Matches, Rate, Shield, ShieldBook, Unit};
 use crate::flow::{Outcome, slots_of};
 use crate::packet::{DropReason, Offload, PuntReason, VnicId};
 
@@ -135,7 +135,7 @@ fn what_a_policing_shield_lets_through_goes_on_as_without_it() {
 fn tcp_flags_are_looked_at_in_each_packet_of_a_session() {
     let mut shield = from_client("syn", Action::Drop);
     shield.matches.protocol = Some(TCP);
-    shield.matches.flags = Some(crate::flow::shield::Flags::of(Some(0x02), Some(0x12)));
+    shield.matches.flags = Some(Flags::of(Some(0x02), Some(0x12)));
     let (mut world, _book) = shielded([shield]);
     world.offload(vouched("s", TCP));
     for _ in 0..3 {
@@ -149,6 +149,62 @@ fn tcp_flags_are_looked_at_in_each_packet_of_a_session() {
     assert_eq!(world.wan.uplink.take().len(), 3, "the session goes on");
     assert!(world.lan.guest.take().is_empty());
     assert_eq!(world.counters().dropped_for(DropReason::ShieldDrop), 3);
+    world.assert_conserved();
+}
+
+#[test]
+fn segments_that_alternate_in_flags_each_meet_their_own_shield() {
+    let with_flags = |name: &str, value, action| {
+        let mut shield = from_client(name, action);
+        shield.matches.protocol = Some(TCP);
+        shield.matches.flags = Some(Flags::of(Some(value), Some(0x3f)));
+        shield
+    };
+    let rate = Rate {
+        unit: Unit::Packets,
+        rate: 1_000,
+        burst: 10,
+    };
+    let (mut world, mut book) = shielded([
+        with_flags("a-push", 0x18, Action::Police(rate)),
+        with_flags("b-syn", 0x02, Action::Drop),
+        with_flags("c-urgent", 0x30, Action::Punt),
+    ]);
+    world.offload(vouched("s", TCP));
+    let send = |world: &mut World| {
+        for _ in 0..30 {
+            for frame in [
+                segment(1, |b| b.ack(5), b"ack"),
+                segment(1, |b| b.ack(5).psh(), b"push"),
+                segment(1, |b| b.syn(), b""),
+                segment(1, |b| b.ack(5).urg(1), b"urgent"),
+            ] {
+                world.lan.uplink.send(&frame, none());
+            }
+        }
+        world.run();
+    };
+    let lost = |world: &World, reason| world.counters().dropped_for(reason);
+    send(&mut world);
+    let passed = world.wan.uplink.take().len() as u64 - 30;
+    assert!((10..=11).contains(&passed), "{passed}");
+    assert_eq!(world.lan.guest.take().len(), 30);
+    assert_eq!(lost(&world, DropReason::ShieldDrop), 30);
+    assert_eq!(lost(&world, DropReason::ShieldPolice), 30 - passed);
+    let counts: Vec<_> = book.iter(world.now).map(|view| view.count).collect();
+    assert!(counts.iter().all(|count| count.packets == 30));
+    let dropped: Vec<_> = counts.iter().map(|count| count.dropped).collect();
+    assert_eq!(dropped, [30 - passed, 30, 0]);
+
+    // Another set: what is remembered of the flow is of no account.
+    book.remove("c-urgent");
+    book.remove("a-push");
+    world.lane.set_shields(book.compile(number_of));
+    send(&mut world);
+    assert_eq!(world.wan.uplink.take().len(), 90);
+    assert!(world.lan.guest.take().is_empty());
+    assert_eq!(lost(&world, DropReason::ShieldDrop), 60);
+    assert_eq!(count(&world, &book).packets, 60);
     world.assert_conserved();
 }
 

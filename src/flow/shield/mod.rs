@@ -18,7 +18,10 @@ use super::request::RequestError;
 use crate::packet::VnicId;
 use crate::packet::key::protocol;
 
+mod answers;
 mod book;
+#[cfg(test)]
+mod memory_tests;
 mod set;
 #[cfg(test)]
 mod set_tests;
@@ -114,7 +117,7 @@ impl Ports {
 }
 
 /// Which TCP flags must be set and which not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Flags {
     /// What those looked at must be.
     pub value: u8,
@@ -128,6 +131,12 @@ impl Flags {
         let value = value.unwrap_or(0);
         let mask = mask.unwrap_or(value);
         Self { value, mask }
+    }
+
+    /// Whether a segment with this octet of flags has them.
+    #[inline]
+    const fn are_of(self, octet: u8) -> bool {
+        octet & self.mask == self.value
     }
 }
 

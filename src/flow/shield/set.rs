@@ -11,14 +11,26 @@
 //! they are one, or a range as long as a mask makes. Other ranges, and TCP flags, are compared one
 //! by one for the shields that agree with a frame in all the rest.
 //!
-//! The memory is a cell for each slot of the flow table: the slot's generation, the set's, and
-//! what was found: the shield that rules, or none, and whether one with the right TCP flags would
-//! go before it. Where so, packets with flags that any shield of the set waits for are searched
-//! for again, and for nothing but those. Lanes that write a cell at a time write the same.
+//! The memory is a cell of 64 bits for each slot of the flow table, read and written whole: the
+//! slot's generation (32 bits), the set's (16), and what was found (16): the shield that rules
+//! whatever the TCP flags are, or none; or, if one goes before it that waits for flags, where the
+//! flow's [`Answers`] are kept, by class of flags. So once a flow has been searched for, none of
+//! its frames is, whatever flags they have. Searched for each time are frames of classes beyond
+//! the 31 that an answer has, and of flows for whose answer there was no room. Lanes that write a
+//! cell at a time write what means the same.
+//!
+//! A stale cell is not believed. One of an earlier set has another generation; when the sets' come
+//! round, after 65,536 changes, the book sets aside new cells ([`super::ShieldBook`]), so no two
+//! sets write the same cell under the same generation, and a place in one set's answers is never
+//! looked up in another's. One of an earlier flow has another generation of the slot: of these there
+//! are 2³¹, so it would take that many flows in one slot, one after the other, none of which sends
+//! a frame, while the shields stay the same: three hours at 200,000 sessions a second, if all of
+//! them used that slot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::answers::{Answer, Answers, CLASSES, Classes};
 use super::{Action, Flags, Matches, Ports, Tally};
 use crate::flow::{FlowRef, HashSeed, Moment};
 use crate::packet::{FlowKey, VnicId};
@@ -28,7 +40,7 @@ pub(super) const RULES_MAX: usize = 30_000;
 
 /// In place of a shield's number: none.
 const NONE: u16 = 0x7fff;
-/// In a cell, beside a number: one with the right TCP flags goes before it.
+/// In a cell, beside a place: it depends on the TCP flags, and the place is that of the answer.
 const DEPENDS: u16 = 0x8000;
 
 /// A shield in its set: its place in the order in which they rule.
@@ -96,8 +108,6 @@ struct Table {
     first: u16,
     /// Whether there are some for frames without a key.
     is_network: bool,
-    /// Whether some have TCP flags.
-    is_flagged: bool,
     shift: u32,
     /// A power of two, half of them free at least.
     slots: Box<[Slot]>,
@@ -114,21 +124,11 @@ pub struct ShieldSet {
     judges: Box<[Judge]>,
     /// By their first shields.
     tables: Box<[Table]>,
-    /// The octets of TCP flags that any shield waits for, a bit each.
-    awaited: [u64; 4],
+    classes: Classes,
+    answers: Answers,
     seed: [u64; 4],
     generation: u16,
     memory: Memory,
-}
-
-/// What a search has found, by number.
-struct Found {
-    /// The first that matches.
-    best: u16,
-    /// The first of those that match whatever the TCP flags are.
-    sure: u16,
-    /// The first of those that match with some flags.
-    perhaps: u16,
 }
 
 impl ShieldSet {
@@ -158,15 +158,12 @@ impl ShieldSet {
                 .map(|number| (patterns[usize::from(*number)].value, *number));
             let mut table = Table::new(mask, values.collect(), &seed);
             table.is_network = numbers.iter().any(|number| !of(number).needs_transport());
-            table.is_flagged = numbers.iter().any(|number| of(number).flags.is_some());
             table
         });
         let tables = tables.collect();
-        let mut awaited = [0; 4];
-        for Flags { value, mask } in rules.iter().filter_map(|rule| rule.matches.flags) {
-            let octets = (0..=u8::MAX).filter(|octet| octet & mask == value);
-            octets.for_each(|octet| awaited[usize::from(octet >> 6)] |= 1 << (octet & 63));
-        }
+        let awaited = || rules.iter().filter_map(|rule| rule.matches.flags);
+        let classes = Classes::new(awaited());
+        let answers = Answers::new(awaited().count());
         let judges = rules.into_iter().map(|rule| Judge {
             tally: rule.tally,
             source: rule.matches.source_ports,
@@ -178,7 +175,8 @@ impl ShieldSet {
         Self {
             judges: judges.collect(),
             tables,
-            awaited,
+            classes,
+            answers,
             seed,
             generation,
             memory,
@@ -187,13 +185,14 @@ impl ShieldSet {
 
     /// The shield for a frame with a key; `flags` is a TCP segment's octet of flags.
     pub fn of_key(&self, key: &FlowKey, flags: u8) -> Option<Rank> {
-        Rank::of(self.search(key, flags, false).best)
+        let has_flags = |_, own: Option<Flags>| own.is_none_or(|own| own.are_of(flags));
+        Rank::of(self.seek(key, false, has_flags))
     }
 
     /// The shield for a frame without a key, by its network layer
     /// ([`network_key`](crate::packet::network_key)).
     pub fn of_network(&self, key: &FlowKey) -> Option<Rank> {
-        Rank::of(self.search(key, 0, true).best)
+        Rank::of(self.seek(key, true, |_, own| own.is_none()))
     }
 
     /// The same as [`ShieldSet::of_key`] for a frame of `flow`, found under a pin by this key.
@@ -205,26 +204,45 @@ impl ShieldSet {
         };
         let own = u64::from(id.generation) << 32 | u64::from(self.generation) << 16;
         let kept = cell.load(Relaxed);
-        if kept & !0xffff == own {
-            let (sure, depends) = (kept as u16 & !DEPENDS, kept as u16 & DEPENDS != 0);
-            return Rank::of(match depends && self.awaits(flags) {
-                true => self.search_flagged(key, flags, sure),
-                false => sure,
+        if kept & !0xffff != own {
+            return self.learn(key, flags, |found| {
+                cell.store(own | u64::from(found), Relaxed)
             });
         }
-        let found = self.search(key, flags, false);
-        let depends = match found.perhaps < found.sure {
-            true => DEPENDS,
-            false => 0,
-        };
-        cell.store(own | u64::from(found.sure | depends), Relaxed);
-        Rank::of(found.best)
+        let found = kept as u16;
+        if found & DEPENDS == 0 {
+            return Rank::of(found);
+        }
+        match self.answers.get(found & !DEPENDS, self.classes.of(flags)) {
+            Some(number) => Rank::of(number),
+            None => self.of_key(key, flags),
+        }
     }
 
-    /// Whether any shield waits for these flags.
-    #[inline]
-    fn awaits(&self, flags: u8) -> bool {
-        self.awaited[usize::from(flags >> 6)] >> (flags & 63) & 1 != 0
+    /// Searches for all that a key meets with any flags, and has it remembered if there is room.
+    #[cold]
+    fn learn(&self, key: &FlowKey, flags: u8, remember: impl FnOnce(u16)) -> Option<Rank> {
+        let mut answer: Answer = [NONE; CLASSES];
+        let mut waiting = NONE;
+        let sure = self.seek(key, false, |number, own| {
+            if let Some(flags) = own {
+                waiting = number.min(waiting);
+                self.classes.add(flags, number, &mut answer);
+            }
+            own.is_none()
+        });
+        for own in &mut answer {
+            *own = sure.min(*own);
+        }
+        if sure <= waiting {
+            remember(sure);
+        } else if let Some(place) = self.answers.keep(&answer) {
+            remember(place | DEPENDS);
+        }
+        match answer.get(self.classes.of(flags)) {
+            Some(number) => Rank::of(*number),
+            None => self.of_key(key, flags),
+        }
     }
 
     /// Has a shield rule over a frame, and counts it for `lane`.
@@ -260,23 +278,28 @@ impl ShieldSet {
         self.tables.len()
     }
 
-    fn search(&self, key: &FlowKey, flags: u8, by_network: bool) -> Found {
+    /// Goes through the shields that match a key but for TCP flags, and says which is the first of
+    /// those that `settles` takes: it is asked for some of those after it, too, and for all
+    /// before it.
+    #[inline(always)]
+    fn seek(
+        &self,
+        key: &FlowKey,
+        by_network: bool,
+        mut settles: impl FnMut(u16, Option<Flags>) -> bool,
+    ) -> u16 {
         let words = key.words();
         let (source, destination) = ((words[5] >> 16) as u16, words[5] as u16);
-        let mut found = Found {
-            best: NONE,
-            sure: NONE,
-            perhaps: NONE,
-        };
+        let mut first = NONE;
         for table in &self.tables {
-            if table.first >= found.sure {
+            if table.first >= first {
                 break;
             }
             if by_network && !table.is_network {
                 continue;
             }
             for number in table.numbers_of(words, &self.seed) {
-                if *number >= found.sure {
+                if *number >= first {
                     break;
                 }
                 let judge = &self.judges[usize::from(*number)];
@@ -286,45 +309,13 @@ impl ShieldSet {
                 {
                     continue;
                 }
-                let Some(own) = judge.flags else {
-                    found.sure = *number;
-                    break;
-                };
-                found.perhaps = found.perhaps.min(*number);
-                if flags & own.mask == own.value {
-                    found.best = found.best.min(*number);
-                }
-            }
-        }
-        found.best = found.best.min(found.sure);
-        found
-    }
-
-    /// The first shield with these flags, or `sure`, the first without any.
-    fn search_flagged(&self, key: &FlowKey, flags: u8, sure: u16) -> u16 {
-        let words = key.words();
-        let (source, destination) = ((words[5] >> 16) as u16, words[5] as u16);
-        let mut best = sure;
-        for table in self.tables.iter().filter(|table| table.is_flagged) {
-            if table.first >= best {
-                break;
-            }
-            for number in table.numbers_of(words, &self.seed) {
-                if *number >= best {
-                    break;
-                }
-                let judge = &self.judges[usize::from(*number)];
-                let has_flags = |own: Flags| flags & own.mask == own.value;
-                if judge.flags.is_some_and(has_flags)
-                    && judge.source.has(source)
-                    && judge.destination.has(destination)
-                {
-                    best = *number;
+                if settles(*number, judge.flags) {
+                    first = *number;
                     break;
                 }
             }
         }
-        best
+        first
     }
 }
 
@@ -361,7 +352,6 @@ impl Table {
             mask,
             first,
             is_network: false,
-            is_flagged: false,
             shift,
             slots,
             numbers,

@@ -16,7 +16,7 @@ use crate::packet::{FlowKey, Tuple};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The shield that rules, found by asking every one of them in turn.
-fn oracle<'s>(
+pub(super) fn oracle<'s>(
     shields: &'s [(Origin, Shield)],
     vnic: &str,
     tuple: &Tuple,
@@ -161,7 +161,7 @@ fn tuple() -> impl Strategy<Value = Tuple> {
         })
 }
 
-fn number_of(vnic: &str) -> Option<VnicId> {
+pub(super) fn number_of(vnic: &str) -> Option<VnicId> {
     match vnic {
         "lan" => Some(VnicId(0)),
         "wan" => Some(VnicId(1)),
@@ -170,7 +170,7 @@ fn number_of(vnic: &str) -> Option<VnicId> {
 }
 
 /// A book of these shields; masks and quota are none of the matter.
-fn book_of(shields: &[(Origin, Shield)]) -> ShieldBook {
+pub(super) fn book_of(shields: &[(Origin, Shield)]) -> ShieldBook {
     let mut book = ShieldBook::new(1, slots_of(8) as usize, 100);
     let configured = shields
         .iter()
