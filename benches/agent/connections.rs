@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::rig::{Rig, SERVER};
@@ -37,7 +38,7 @@ pub fn rate(rig: &mut Rig) -> f64 {
         let rate = measure(to);
         stop.store(true, Ordering::Release);
         // Whoever waits for a client gets a last one.
-        for _ in 0..SERVERS {
+        while !servers.iter().all(JoinHandle::is_finished) {
             drop(TcpStream::connect_timeout(&to, PATIENCE));
         }
         rate
