@@ -392,6 +392,28 @@ mod tests {
     }
 
     #[test]
+    fn a_glance_and_a_lead_say_what_the_whole_search_says_or_ask() {
+        const ENTRIES: u32 = 4096;
+        let index = Buckets::new(ENTRIES);
+        for slot in 0..ENTRIES {
+            index.insert(mixed(slot.into()), slot);
+        }
+        let mut asked = [0; 2];
+        for number in 0..2 * ENTRIES {
+            let hash = mixed(number.into());
+            let found = index.find(hash, Some).unwrap_or(NO_SLOT);
+            let home = index.home(hash);
+            let answers = [index.glance(home, hash), index.lead(home, hash)];
+            for (answer, asked) in answers.into_iter().zip(&mut asked) {
+                *asked += u32::from(answer == ASK);
+                assert!(answer == ASK || answer == found, "{answer} for {found}");
+            }
+        }
+        let [glances, leads] = asked;
+        assert!(leads < glances && glances < ENTRIES / 2, "{asked:?}");
+    }
+
+    #[test]
     fn entries_that_share_a_home_are_all_found_and_removal_restores_the_short_way() {
         let index = Buckets::new(48);
         assert!(index.buckets.len() >= 5);
