@@ -28,10 +28,6 @@ const PLACES: usize = 12;
 const LANES: usize = 8;
 /// Entries for which there is one bucket.
 const LOAD: u64 = 9;
-/// A one in each lane.
-const ONES: u64 = 0x0101_0101_0101_0101;
-/// All but the highest bit of each lane.
-const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 /// Bits of a word that are the slot number.
 const SLOT_BITS: u32 = 24;
 
@@ -39,7 +35,7 @@ const SLOT_BITS: u32 = 24;
 pub(super) const SLOTS_MAX: u32 = 1 << SLOT_BITS;
 /// In place of a slot number: there is none.
 pub(super) const NO_SLOT: u32 = u32::MAX;
-/// In place of a slot number: only [`Buckets::find`] can tell.
+/// In place of a slot number: only a longer look can tell.
 pub(super) const ASK: u32 = u32::MAX - 1;
 
 #[repr(C, align(64))]
@@ -71,20 +67,38 @@ impl Bucket {
     /// The places with this tag.
     #[inline(always)]
     fn with_tag(&self, tag: u8) -> Places {
-        let more = u64::from(self.more_tags.load(Ordering::Acquire));
-        // What is above the last four tags is no place.
-        let more = equal_lanes(more, tag) & 0xffff_ffff;
-        let first = equal_lanes(self.tags.load(Ordering::Acquire), tag);
-        Places(first >> 7 | more >> 6)
+        let more = self.more_tags.load(Ordering::Acquire);
+        let first = self.tags.load(Ordering::Acquire);
+        Places(equal_lanes(first, more, tag))
     }
 
     /// The slot with the bits of `hash`; without one [`ASK`] if entries have passed, else
     /// [`NO_SLOT`].
     #[inline(always)]
-    fn lead(&self, hash: u64, passed: bool) -> u32 {
+    fn lead(&self, hash: u64) -> u32 {
+        let passed = self.overflow.load(Ordering::Relaxed) != 0;
         self.with_tag(tag_of(hash))
             .find_map(|place| slot_of(self.words[place].load(Ordering::Acquire), hash))
             .unwrap_or(if passed { ASK } else { NO_SLOT })
+    }
+
+    /// What the first place with the tag of `hash` says, without a branch: a slot, [`NO_SLOT`], or
+    /// [`ASK`] if there is more to look at.
+    #[inline(always)]
+    fn glance(&self, hash: u64) -> u32 {
+        let places = self.with_tag(tag_of(hash));
+        let passed = self.overflow.load(Ordering::Relaxed);
+        // Some place, if there is none.
+        let place = (places.0 | 1 << (PLACES - 1)).trailing_zeros();
+        let word = self.words[place as usize].load(Ordering::Acquire);
+        let slot = word ^ mark_of(hash);
+        let none = if places.0 | passed == 0 { NO_SLOT } else { ASK };
+        // What is in a place without a tag is nobody's.
+        if places.0 != 0 && slot < SLOTS_MAX {
+            slot
+        } else {
+            none
+        }
     }
 
     /// The writer's: the place of an entry.
@@ -110,9 +124,8 @@ impl Bucket {
     }
 }
 
-/// Iterates over marked places. Byte n has two marks, place n and place n + 8: one word, since a
-/// branch on which of two words has the mark would be mispredicted every third time.
-struct Places(u64);
+/// Places, a bit each; iterates over them.
+struct Places(u32);
 
 impl Iterator for Places {
     type Item = usize;
@@ -122,18 +135,35 @@ impl Iterator for Places {
         if self.0 == 0 {
             return None;
         }
-        let mark = self.0.trailing_zeros() as usize;
+        let place = self.0.trailing_zeros() as usize;
         self.0 &= self.0 - 1;
-        Some(mark / 8 + mark % 2 * LANES)
+        Some(place)
     }
 }
 
-/// The highest bit of each lane of `word` that equals `tag`; exact, no false marks.
+/// A bit for each of the twelve lanes that equals `tag`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn equal_lanes(word: u64, tag: u8) -> u64 {
-    let difference = word ^ (u64::from(tag) * ONES);
-    let carried = (difference & LOW_BITS) + LOW_BITS;
-    !(carried | difference | LOW_BITS)
+fn equal_lanes(first: u64, more: u32, tag: u8) -> u32 {
+    use std::arch::x86_64::*;
+    // SAFETY: SSE2, which has all four, is part of x86_64; none of them touches memory.
+    let equal = unsafe {
+        let lanes = _mm_set_epi64x(i64::from(more), first as i64);
+        _mm_movemask_epi8(_mm_cmpeq_epi8(lanes, _mm_set1_epi8(tag as i8)))
+    };
+    // What is above the last four tags is no place.
+    equal as u32 & ((1 << PLACES) - 1)
+}
+
+/// A bit for each of the twelve lanes that equals `tag`.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn equal_lanes(first: u64, more: u32, tag: u8) -> u32 {
+    let lanes = first.to_le_bytes().into_iter().chain(more.to_le_bytes());
+    let bits = lanes
+        .zip(0..)
+        .map(|(lane, bit)| u32::from(lane == tag) << bit);
+    bits.fold(0, |all, bit| all | bit)
 }
 
 /// The tag of a hash: its highest bits, never 0.
@@ -199,40 +229,33 @@ impl Buckets {
         }
     }
 
-    /// Fetches the first bucket of `hash`.
+    /// Fetches a bucket.
     #[inline(always)]
-    pub(super) fn prefetch(&self, hash: u64) {
-        prefetch(&raw const self.buckets[self.home(hash)]);
+    pub(super) fn prefetch(&self, at: usize) {
+        prefetch(self.buckets.as_ptr().wrapping_add(at));
     }
 
-    /// Fetches the second bucket of `hash`, which is asked when the first says [`ASK`].
+    /// Fetches the bucket after that.
     #[inline(always)]
-    pub(super) fn prefetch_after(&self, hash: u64) {
-        prefetch(&raw const self.buckets[self.after(self.home(hash))]);
+    pub(super) fn prefetch_after(&self, at: usize) {
+        self.prefetch(self.after(at));
     }
 
-    /// Whether entries had to pass the first bucket of `hash`. Nothing hangs on the answer yet, so
-    /// the waits for many buckets overlap here, and [`Buckets::lead`] need not wait any more.
+    /// What the first bucket of `hash`, which is at `home`, says at a glance: a slot, [`NO_SLOT`],
+    /// or [`ASK`] if only [`Buckets::lead`] can tell. It takes no branch on what it reads.
     #[inline(always)]
-    pub(super) fn is_passed(&self, hash: u64) -> bool {
-        self.buckets[self.home(hash)]
-            .overflow
-            .load(Ordering::Relaxed)
-            != 0
+    pub(super) fn glance(&self, home: usize, hash: u64) -> u32 {
+        self.buckets[home].glance(hash)
     }
 
-    /// What the first bucket of `hash` says. `passed` is what [`Buckets::is_passed`] said before.
+    /// What the first two buckets of `hash` say: a slot, [`NO_SLOT`], or [`ASK`] if only
+    /// [`Buckets::find`] can tell.
     #[inline(always)]
-    pub(super) fn lead(&self, hash: u64, passed: bool) -> u32 {
-        self.buckets[self.home(hash)].lead(hash, passed)
-    }
-
-    /// What the second bucket of `hash` says, when the first said [`ASK`].
-    #[inline(always)]
-    pub(super) fn lead_after(&self, hash: u64) -> u32 {
-        let bucket = &self.buckets[self.after(self.home(hash))];
-        let passed = bucket.overflow.load(Ordering::Relaxed) != 0;
-        bucket.lead(hash, passed)
+    pub(super) fn lead(&self, home: usize, hash: u64) -> u32 {
+        match self.buckets[home].lead(hash) {
+            ASK => self.buckets[self.after(home)].lead(hash),
+            answer => answer,
+        }
     }
 
     /// The first answer `check` gives for a slot with the bits of `hash`.
@@ -338,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_equal_only_where_all_eight_bits_are() {
+    fn tags_are_found_where_all_eight_bits_are_equal() {
         let tags = [0u8, 1, 2, 0x7f, 0x80, 0x81, 0xfe, 0xff, 0, 1, 0x80, 0x81];
         for turn in 0..tags.len() {
             let mut lanes = tags;
@@ -350,8 +373,7 @@ mod tests {
                 words: std::array::from_fn(|_| AtomicU32::new(0)),
             };
             for tag in tags {
-                let mut places: Vec<_> = bucket.with_tag(tag).collect();
-                places.sort_unstable();
+                let places: Vec<_> = bucket.with_tag(tag).collect();
                 let plain: Vec<_> = (0..PLACES).filter(|&i| lanes[i] == tag).collect();
                 assert_eq!(places, plain, "{lanes:x?} {tag:#x}");
             }
@@ -367,6 +389,28 @@ mod tests {
             assert_eq!(slot_of(word, hash ^ 1 << 48), None);
             assert_eq!(slot_of(word, hash ^ 1 << 55), None);
         }
+    }
+
+    #[test]
+    fn a_glance_and_a_lead_say_what_the_whole_search_says_or_ask() {
+        const ENTRIES: u32 = 4096;
+        let index = Buckets::new(ENTRIES);
+        for slot in 0..ENTRIES {
+            index.insert(mixed(slot.into()), slot);
+        }
+        let mut asked = [0; 2];
+        for number in 0..2 * ENTRIES {
+            let hash = mixed(number.into());
+            let found = index.find(hash, Some).unwrap_or(NO_SLOT);
+            let home = index.home(hash);
+            let answers = [index.glance(home, hash), index.lead(home, hash)];
+            for (answer, asked) in answers.into_iter().zip(&mut asked) {
+                *asked += u32::from(answer == ASK);
+                assert!(answer == ASK || answer == found, "{answer} for {found}");
+            }
+        }
+        let [glances, leads] = asked;
+        assert!(leads < glances && glances < ENTRIES / 2, "{asked:?}");
     }
 
     #[test]

@@ -320,8 +320,12 @@ impl TableWriter {
 
     /// Fetches what changes when a flow with these hashes comes or goes.
     fn prefetch(&self, hashes: &Hashes) {
-        self.shared.ingress.prefetch(hashes.ingress);
-        self.shared.egress.prefetch(hashes.egress);
+        for (index, hash) in [
+            (&self.shared.ingress, hashes.ingress),
+            (&self.shared.egress, hashes.egress),
+        ] {
+            index.prefetch(index.home(hash));
+        }
     }
 
     /// The flow with this ingress key.
