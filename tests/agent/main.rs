@@ -16,6 +16,7 @@ mod revoke;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
+mod vrrp;
 
 use rig::{Plan, Rig};
 
@@ -79,6 +80,12 @@ fn what_the_guest_decides_anew_holds_within_a_second() {
     step("by an interface that is down nothing leaves", || {
         revoke::by_an_interface_that_is_down_nothing_leaves(&mut rig);
     });
+}
+
+/// The master of two routers goes in mid-transfer, and comes back.
+#[test]
+fn a_transfer_survives_fail_over_and_back() {
+    vrrp::a_transfer_survives_fail_over_and_back();
 }
 
 /// Names what a failure belongs to, and how long it took.

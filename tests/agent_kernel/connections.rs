@@ -8,9 +8,9 @@ use shunt::agent::connection::{Connection, Ports, Status, Tuple};
 use shunt::agent::kernel::{EventMode, Kernel, KernelError};
 
 use crate::rig::{CLIENT, CLIENT_6, Rig, SERVER, SERVER_6, SOON, Tcp, WAN, destination_port, udp};
-use crate::support::eventually_some;
 use crate::support::frames::RawSocket;
 use crate::support::netns::Netns;
+use crate::support::{eventually, eventually_some};
 
 /// As `conntrack -L -o extended,id` writes it, without its timeout and use count.
 fn as_conntrack_writes(connection: &Connection) -> String {
@@ -213,6 +213,24 @@ fn a_refresh_sets_the_timeout_of_that_connection_and_of_no_other() {
     });
 }
 
+#[test]
+fn a_refresh_leaves_a_connection_alone_that_is_not_open_any_more() {
+    let rig = Rig::new();
+    let tcp = Tcp::open(&rig, SERVER, 5011);
+    rig.ask(async |kernel| {
+        let connection = rig.find(&kernel, 5011).await;
+        drop(tcp);
+        eventually(SOON, "it has ended", || {
+            let line = rig.conntrack("-L -p tcp --orig-port-dst 5011");
+            !line.contains("ESTABLISHED")
+        });
+        // What was told before it ended comes late.
+        let hour = Duration::from_secs(3600);
+        assert!(kernel.refresh(&connection, hour).await.unwrap());
+        assert!(timeout(&rig, 5011) < 1000);
+    });
+}
+
 /// Numbers half of the space apart: from wherever a connection is, one is far ahead of its
 /// window and one far behind.
 const FAR: [u32; 2] = [0x7000_0000, 0xf000_0000];
@@ -354,7 +372,7 @@ fn settings_are_the_sysctls_and_accounting_can_be_enabled() {
         assert!(before.forwarding4 && !before.forwarding6);
         assert_eq!(before.events, EventMode::WhileHeard);
         kernel.enable_accounting().unwrap();
-        kernel.enable_events().unwrap();
+        set("net.netfilter.nf_conntrack_events=1");
         assert!(kernel.settings().accounting);
         assert_eq!(kernel.settings().events, EventMode::Always);
         let _tcp = Tcp::open(&rig, SERVER, 5030);

@@ -94,8 +94,9 @@ fn the_end_of_an_established_connection_is_told_and_of_a_closing_one_not() {
 #[test]
 fn connections_that_began_unheard_tell_their_end_if_events_are_always_made() {
     let rig = Rig::new();
-    rig.ask(async |kernel| {
-        kernel.enable_events().unwrap();
+    let setting = "net.netfilter.nf_conntrack_events=1";
+    rig.router.succeed(&["sysctl", "-qw", setting]);
+    rig.run(async || {
         let _unheard = udp(&rig, SERVER, 5120, false);
         let mut events = ConntrackEvents::open(DESTROY).unwrap();
         rig.conntrack("-D -p udp --orig-port-dst 5120");

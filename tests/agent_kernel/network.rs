@@ -279,16 +279,18 @@ fn a_bridge_entry_that_is_used_stays_young_and_at_its_port() {
         rig.router
             .ip(&format!("link set {} up", port.replace('p', "q")));
     }
-    rig.router.succeed(&[
-        "bridge",
-        "fdb",
-        "add",
-        "02:00:00:00:00:99",
-        "dev",
-        "p0",
-        "master",
-        "dynamic",
-    ]);
+    for command in [
+        "link set br0 address 02:00:00:00:00:01",
+        "address add 10.93.0.1/24 dev br0",
+        "neighbour add 10.93.0.9 lladdr 02:00:00:00:00:99 dev br0 nud permanent",
+    ] {
+        rig.router.ip(command);
+    }
+    let bridge = |command: &str| {
+        let command = format!("bridge fdb {command}");
+        rig.router.succeed(&command.split(' ').collect::<Vec<_>>());
+    };
+    bridge("add 02:00:00:00:00:99 dev p0 master dynamic");
     let entry = || {
         let shown = json(
             &rig,
@@ -302,8 +304,9 @@ fn a_bridge_entry_that_is_used_stays_young_and_at_its_port() {
                 (port, entry["updated"].as_u64().unwrap())
             })
     };
-    let mac = shunt::packet::MacAddr([2, 0, 0, 0, 0, 0x99]);
-    let (p0, p1) = (rig.index("p0"), rig.index("p1"));
+    let (br0, p0, p1) = (rig.index("br0"), rig.index("p0"), rig.index("p1"));
+    let address: IpAddr = "10.93.0.9".parse().unwrap();
+    let stranger: IpAddr = "10.93.0.10".parse().unwrap();
     let age = |least| {
         eventually(SOON, "the entry ages", || {
             entry().is_some_and(|(_, updated)| updated >= least)
@@ -312,23 +315,16 @@ fn a_bridge_entry_that_is_used_stays_young_and_at_its_port() {
     rig.ask(async |kernel| {
         age(2);
         // At another port: what the bridge saw is newer.
-        kernel.use_fdb(p1, mac, None).await.unwrap();
+        kernel.use_bridged(br0, address, p1).await.unwrap();
+        kernel.use_bridged(br0, stranger, p0).await.unwrap();
         let (port, updated) = entry().unwrap();
         assert!(port == "p0" && updated >= 2, "{port} {updated}");
-        kernel.use_fdb(p0, mac, None).await.unwrap();
+        kernel.use_bridged(br0, address, p0).await.unwrap();
         let (port, updated) = entry().unwrap();
         assert!(port == "p0" && updated < 2, "{port} {updated}");
         // One that is gone stays so.
-        rig.router.succeed(&[
-            "bridge",
-            "fdb",
-            "del",
-            "02:00:00:00:00:99",
-            "dev",
-            "p0",
-            "master",
-        ]);
-        kernel.use_fdb(p0, mac, None).await.unwrap();
+        bridge("del 02:00:00:00:00:99 dev p0 master");
+        kernel.use_bridged(br0, address, p0).await.unwrap();
         assert_eq!(entry(), None);
     });
 }

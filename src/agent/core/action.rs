@@ -66,19 +66,21 @@ pub enum KernelRequest {
     Refresh(Id, Arc<Connection>, Duration),
     /// Check its TCP windows no more.
     BeLiberal(Id, Arc<Connection>),
-    /// This neighbour is in use.
-    UseNeighbour(IfIndex, IpAddr),
+    /// This neighbour is in use; it is behind that port of a bridge, if there is one.
+    UseNeighbour(IfIndex, IpAddr, Option<IfIndex>),
 }
 
-/// An answer to a [`KernelRequest`]; one that failed has none.
+/// An answer to a [`KernelRequest`]; one that failed has none but where it says so.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KernelAnswer {
     /// To `Route`; a failure is no route.
     Route(Id, Route),
     /// To `Look`: as it is; none if it is gone.
     Look(Id, Option<Box<Connection>>),
-    /// To `Refresh` and `BeLiberal`: whether it is there.
+    /// To `Refresh`: whether it is there.
     IsThere(Id, bool),
+    /// To `BeLiberal`: whether it is there. It is answered also if it failed.
+    IsLiberal(Id, bool),
 }
 
 /// Why a call to the host came to nothing.
@@ -90,6 +92,8 @@ pub enum CallError {
     Lost,
     /// The host answered that it does not; try again later.
     Refused,
+    /// The host has no such call.
+    NotOffered,
 }
 
 /// What became of one session of a call.

@@ -105,8 +105,6 @@ pub struct Held {
     /// Looks at the table, one after the other, in which the guest had packets of a direction that
     /// should not come to it.
     pub strays: u8,
-    /// Its TCP windows are not checked any more.
-    pub is_liberal: bool,
     /// How long packets took through the guest, microseconds, at the last hand-over.
     pub transit: Option<u32>,
     /// When it is to be looked at next, and the timer that is set (never later).
@@ -120,6 +118,7 @@ impl Held {
     pub fn new(connection: Connection, known: Known, search: Search, now: Moment) -> Self {
         let Known {
             full,
+            given: _,
             is_heard,
             history,
         } = known;
@@ -145,7 +144,6 @@ impl Held {
             refreshed: (now, full),
             trailing: None,
             strays: 0,
-            is_liberal: false,
             transit: None,
             deadline: Moment(u64::MAX),
             timer: None,

@@ -64,6 +64,8 @@ pub struct Port {
     pub vnic_mtu: u16,
     /// The VRF that it is in.
     pub vrf: Option<IfIndex>,
+    /// If packets leave by a bridge: its only port.
+    pub bridged: Option<IfIndex>,
 }
 
 /// The MTU of a vNIC whose host does not tell it.
@@ -149,6 +151,16 @@ impl Ports {
     }
 }
 
+/// What is below an interface.
+struct Wire<'a> {
+    vnic: &'a Vnic,
+    vlan: u16,
+    /// The smallest MTU on the way down.
+    mtu: u32,
+    /// The only port of the bridge on the way, if there is one.
+    bridged: Option<IfIndex>,
+}
+
 struct Finder<'a> {
     links: &'a Links,
     element: &'a Element,
@@ -165,14 +177,15 @@ impl Finder<'_> {
             // A bridge's or bond's member has no addresses of its own.
             return Err(Reason::ForeignInterface);
         }
-        let (vnic, vlan, mtu) = self.wire(index, link)?;
+        let below = self.wire(index, link)?;
         Ok(Port {
-            vnic: vnic.name.as_str().into(),
-            vlan,
-            mac: (link.mac != vnic.mac).then_some(link.mac),
-            mtu: mtu.min(link.mtu),
-            vnic_mtu: vnic.mtu.unwrap_or(MTU_UNTOLD),
+            vnic: below.vnic.name.as_str().into(),
+            vlan: below.vlan,
+            mac: (link.mac != below.vnic.mac).then_some(link.mac),
+            mtu: below.mtu.min(link.mtu),
+            vnic_mtu: below.vnic.mtu.unwrap_or(MTU_UNTOLD),
             vrf: link.master,
+            bridged: below.bridged,
         })
     }
 
@@ -194,24 +207,29 @@ impl Finder<'_> {
         }
     }
 
-    /// The vNIC below a link, the VLAN on it, and the smallest MTU on the way down.
-    fn wire(&self, index: IfIndex, link: &Link) -> Result<(&Vnic, u16, u32), Reason> {
+    /// The vNIC below a link, and the way there.
+    fn wire(&self, index: IfIndex, link: &Link) -> Result<Wire<'_>, Reason> {
         match &link.kind {
-            LinkKind::Device { .. } => Ok((self.vnic(link)?, 0, link.mtu)),
+            LinkKind::Device { .. } => Ok(Wire {
+                vnic: self.vnic(link)?,
+                vlan: 0,
+                mtu: link.mtu,
+                bridged: None,
+            }),
             LinkKind::Vlan {
                 is_service: true, ..
             } => Err(Reason::ServiceTag),
             LinkKind::Vlan { on, id, .. } => {
                 let below = self.usable(*on)?;
-                let (vnic, inner, mtu) = match below.kind {
+                let wire = match below.kind {
                     LinkKind::Vlan { .. } => return Err(Reason::ServiceTag),
                     _ => self.wire(*on, below)?,
                 };
                 // A bridge over a VLAN, with a VLAN over the bridge: two tags.
-                if inner != 0 {
+                if wire.vlan != 0 {
                     return Err(Reason::ServiceTag);
                 }
-                Ok((vnic, *id, mtu))
+                Ok(Wire { vlan: *id, ..wire })
             }
             LinkKind::Bridge => self.bridged(index),
             LinkKind::Vrf { .. } => Err(Reason::ForeignInterface),
@@ -221,14 +239,17 @@ impl Finder<'_> {
     }
 
     /// The only port of a bridge that is up.
-    fn bridged(&self, bridge: IfIndex) -> Result<(&Vnic, u16, u32), Reason> {
+    fn bridged(&self, bridge: IfIndex) -> Result<Wire<'_>, Reason> {
         let mut ports =
             (self.links.0.iter()).filter(|(_, link)| link.master == Some(bridge) && link.is_up);
         match (ports.next(), ports.next()) {
             (Some((index, _)), None) => {
                 let port = self.usable(*index)?;
                 match port.kind {
-                    LinkKind::Device { .. } | LinkKind::Vlan { .. } => self.wire(*index, port),
+                    LinkKind::Device { .. } | LinkKind::Vlan { .. } => Ok(Wire {
+                        bridged: Some(*index),
+                        ..self.wire(*index, port)?
+                    }),
                     _ => Err(Reason::ForeignInterface),
                 }
             }
@@ -358,6 +379,7 @@ mod tests {
         let port = found.get(BRIDGE).unwrap();
         assert_eq!((&*port.vnic, port.vlan), ("v-lan", 0));
         assert_eq!(port.mac, Some(mac(0x44)));
+        assert_eq!(port.bridged, Some(LAN));
         assert_eq!(found.get(LAN), Err(Reason::ForeignInterface));
 
         // Any other port: a flooded frame would prove the wrong one.

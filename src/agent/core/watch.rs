@@ -72,6 +72,8 @@ impl History {
 pub struct Known {
     /// The longest timeout that was seen.
     pub full: Duration,
+    /// The longest timeout that it was given here: what is no longer says nothing of `full`.
+    pub given: Duration,
     /// News of it have come, so its end will be told, too. With `nf_conntrack_events` at 2 that
     /// is not so for connections that began while nobody listened.
     pub is_heard: bool,
@@ -86,8 +88,10 @@ struct Watch {
     looked: Moment,
     /// Packets of both directions at that look, if the kernel counts.
     packets: Option<u64>,
-    /// The longest timeout that was seen.
+    /// The longest timeout that was seen, …
     full: Duration,
+    /// … of those longer than this, which it was given here.
+    given: Duration,
     /// The look at the table that saw it last.
     scan: u32,
     /// News of it have come, so its end will be told, too.
@@ -169,6 +173,14 @@ impl Watches {
         }
     }
 
+    /// Takes note of a connection of which nobody knows how many packets it has had.
+    pub fn notice(&mut self, id: Id, scan: u32, now: Moment) {
+        if let Some(watch) = self.place(id, now) {
+            watch.is_heard = true;
+            watch.scan = scan;
+        }
+    }
+
     /// Looks at a connection, the `scan`th time that the table is looked at.
     pub fn look(
         &mut self,
@@ -215,10 +227,11 @@ impl Watches {
                 put_off,
             };
         }
-        let (full, is_heard) = (watch.full, watch.is_heard);
+        let (full, given, is_heard) = (watch.full, watch.given, watch.is_heard);
         let watch = self.by_id.remove(&id).and_then(|watch| watch.history);
         Look::Due(Known {
             full,
+            given,
             is_heard,
             history: watch.map_or_else(History::default, |of| *of),
         })
@@ -236,6 +249,7 @@ impl Watches {
         if let Some(watch) = self.place(id, now) {
             watch.packets = connection.counters.map(|_| packets(connection));
             watch.full = known.full;
+            watch.given = known.given;
             watch.scan = scan;
             watch.is_heard = known.is_heard;
             let history = known.history;
@@ -270,6 +284,7 @@ impl Watches {
                 looked: now,
                 packets: None,
                 full: Duration::ZERO,
+                given: Duration::ZERO,
                 scan: 0,
                 is_heard: false,
                 history: None,
@@ -280,7 +295,10 @@ impl Watches {
 
 impl Watch {
     fn saw(&mut self, connection: &Connection) {
-        self.full = self.full.max(connection.timeout.unwrap_or_default());
+        let timeout = connection.timeout.unwrap_or_default();
+        if timeout > self.given {
+            self.full = self.full.max(timeout);
+        }
     }
 }
 
@@ -334,6 +352,28 @@ mod tests {
         watches.begin(Id::of(&with(0)), &with(0), 1, Moment(0));
         assert!(!look(&mut watches, &with(1000), 900));
         assert!(look(&mut watches, &with(2000), 1900));
+    }
+
+    #[test]
+    fn a_timeout_that_was_given_here_is_not_taken_for_its_own() {
+        let mut watches = Watches::new(9);
+        let known = Known {
+            full: Duration::from_secs(5),
+            given: Duration::from_secs(20),
+            ..Known::default()
+        };
+        let mut seen = with(0);
+        let mut full = |seconds, millis| {
+            let (id, known) = (Id::of(&seen), known.clone());
+            watches.put_back(id, &with(0), known, 1, Moment(0));
+            seen.timeout = Some(Duration::from_secs(seconds));
+            seen.counters = None;
+            match watches.look(id, &seen, 1, LEAST, 0, Moment(millis)) {
+                Look::Due(known) => known.full.as_secs(),
+                Look::Wait { .. } => panic!("it is old enough"),
+            }
+        };
+        assert_eq!([full(20, 2000), full(21, 4000)], [5, 21]);
     }
 
     #[test]

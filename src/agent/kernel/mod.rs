@@ -49,9 +49,8 @@ pub use watch::NetworkEvents;
 
 use self::rules::{Ruleset, iptables, nft};
 use self::socket::Socket;
-use super::connection::Connection;
+use super::connection::{Connection, TcpState};
 use super::network::{Hazard, IfIndex, Links, Route, RouteQuery};
-use crate::packet::MacAddr;
 
 /// Why the kernel cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -150,14 +149,18 @@ impl Kernel {
     }
 
     /// Has it live for `timeout` from now on (whole seconds, at least one). `false`: it is
-    /// gone.
+    /// gone. One of TCP that is not open any more is left alone: its end has times of its own.
     ///
     /// # Errors
     ///
     /// The kernel's: EPERM also for a connection whose timeout is fixed.
     pub async fn refresh(&self, of: &Connection, timeout: Duration) -> io::Result<bool> {
         let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
-        self.change(of, conntrack::set_timeout(of, seconds)).await
+        match self.connection(of).await? {
+            Some(now) if now.tcp.is_some_and(|state| state != TcpState::ESTABLISHED) => Ok(true),
+            Some(_) => self.change(conntrack::set_timeout(of, seconds)).await,
+            None => Ok(false),
+        }
     }
 
     /// Lets conntrack's window checks pass everything of this TCP connection, and forget the
@@ -167,14 +170,14 @@ impl Kernel {
     ///
     /// The kernel's.
     pub async fn be_liberal(&self, of: &Connection) -> io::Result<bool> {
-        self.change(of, conntrack::set_liberal(of)).await
+        match self.connection(of).await? {
+            Some(_) => self.change(conntrack::set_liberal(of)).await,
+            None => Ok(false),
+        }
     }
 
     /// A change names a connection by its tuple only: so it is first seen that it is this one.
-    async fn change(&self, of: &Connection, wish: wire::Request) -> io::Result<bool> {
-        if self.connection(of).await?.is_none() {
-            return Ok(false);
-        }
+    async fn change(&self, wish: wire::Request) -> io::Result<bool> {
         let mut socket = self.netfilter.lock().await;
         is_there(socket.ask(wish, |_| {}).await)
     }
@@ -216,14 +219,19 @@ impl Kernel {
         neighbour::use_neighbour(&mut *self.route.lock().await, on, address).await
     }
 
-    /// Tells a bridge that a MAC is still behind its port `on`, so that the entry does not
-    /// age. Entries that are elsewhere, or gone, stay so.
+    /// Tells a bridge that the neighbour `address` of its interface `on` is still behind its port
+    /// `port`, so that the entry does not age. Entries that are elsewhere, or gone, stay so, and
+    /// those of a bridge that filters VLANs are left to age.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub async fn use_fdb(&self, on: IfIndex, mac: MacAddr, vlan: Option<u16>) -> io::Result<()> {
-        neighbour::use_fdb(&mut *self.route.lock().await, on, mac, vlan).await
+    pub async fn use_bridged(&self, on: IfIndex, address: IpAddr, port: IfIndex) -> io::Result<()> {
+        let mut socket = self.route.lock().await;
+        match neighbour::mac_of(&mut socket, on, address).await? {
+            Some(mac) => neighbour::use_fdb(&mut socket, port, mac).await,
+            None => Ok(()),
+        }
     }
 
     /// What the ruleset has that must see every packet of a connection, once each.
@@ -242,16 +250,6 @@ impl Kernel {
         Ok(ruleset.hazards().into_iter().collect())
     }
 
-    /// Names of nftables' flow tables (`inet filter ft`). They do no harm: connections in them
-    /// have [`Status::OFFLOAD`](super::connection::Status::OFFLOAD).
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub async fn flowtables(&self) -> io::Result<Vec<String>> {
-        nft::flowtables().await
-    }
-
     /// Sysctls that matter.
     pub fn settings(&self) -> Settings {
         settings::read()
@@ -264,16 +262,6 @@ impl Kernel {
     /// The kernel's: sysctls may be read-only in a container.
     pub fn enable_accounting(&self) -> io::Result<()> {
         settings::enable_accounting()
-    }
-
-    /// Has connections that begin from now on tell events also if nobody listens at their
-    /// beginning (`nf_conntrack_events`).
-    ///
-    /// # Errors
-    ///
-    /// The kernel's: sysctls may be read-only in a container.
-    pub fn enable_events(&self) -> io::Result<()> {
-        settings::enable_events()
     }
 }
 

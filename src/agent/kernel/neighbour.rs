@@ -121,40 +121,42 @@ pub(super) async fn use_neighbour(
     socket.ask(request, |_| {}).await
 }
 
-/// Tells a bridge that a MAC was seen behind its port `on`. An entry that is elsewhere, or
-/// nowhere, stays so: what the bridge itself sees is newer.
-pub(super) async fn use_fdb(
+/// The MAC that a neighbour's packets go to.
+pub(super) async fn mac_of(
     socket: &mut Socket,
     on: IfIndex,
-    mac: MacAddr,
-    vlan: Option<u16>,
-) -> io::Result<()> {
+    address: IpAddr,
+) -> io::Result<Option<MacAddr>> {
+    let request = Request::new(RTM_GETNEIGH, &header(family(address), on, 0));
+    let found = find(socket, request.with(NDA_DST, &octets(address))).await?;
+    Ok(found.and_then(|found| found.mac))
+}
+
+/// Tells a bridge that a MAC was seen behind its port `on`. An entry that is elsewhere, or
+/// nowhere, stays so: what the bridge itself sees is newer.
+pub(super) async fn use_fdb(socket: &mut Socket, on: IfIndex, mac: MacAddr) -> io::Result<()> {
     let bridge = libc::AF_BRIDGE as u8;
-    let entry = |request: Request| {
-        request
-            .with(NDA_LLADDR, &mac.0)
-            .with_some(NDA_VLAN, vlan.map(u16::to_ne_bytes))
-    };
-    let mut found = None;
-    let asked = socket
-        .ask(
-            entry(Request::new(RTM_GETNEIGH, &header(bridge, on, NTF_MASTER))),
-            |message| found = read(message.payload),
-        )
-        .await;
-    match asked {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
-        Err(error) => return Err(error),
-    }
+    let asked = Request::new(RTM_GETNEIGH, &header(bridge, on, NTF_MASTER));
+    let found = find(socket, asked.with(NDA_LLADDR, &mac.0)).await?;
     if !found.is_some_and(|found| found.on == on && !found.is_fixed) {
         return Ok(());
     }
     let mut used = header(bridge, on, NTF_USE | NTF_MASTER);
     // Bridges take no entry without a state.
     used[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
-    let request = Request::new(RTM_NEWNEIGH, &used);
-    socket.ask(entry(request), |_| {}).await
+    let request = Request::new(RTM_NEWNEIGH, &used).with(NDA_LLADDR, &mac.0);
+    socket.ask(request, |_| {}).await
+}
+
+/// The one entry that is asked for, if it is there.
+async fn find(socket: &mut Socket, request: Request) -> io::Result<Option<Neighbour>> {
+    let mut found = None;
+    let asked = socket.ask(request, |message| found = read(message.payload));
+    match asked.await {
+        Ok(()) => Ok(found),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// `struct ndmsg`

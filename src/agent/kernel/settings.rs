@@ -71,11 +71,6 @@ pub(super) fn enable_accounting() -> io::Result<()> {
     fs::write(Path::new(ROOT).join(ACCOUNTING), "1")
 }
 
-/// Has connections that begin from now on tell events, also while nobody listens.
-pub(super) fn enable_events() -> io::Result<()> {
-    fs::write(Path::new(ROOT).join(EVENTS), "1")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

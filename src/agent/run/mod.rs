@@ -1,8 +1,8 @@
 //! The agent's driver: tells the core what happens, and does what it wants done.
 //!
 //! *Promises*: what the core wants done is begun at once, and several things of different kinds go
-//! on at a time: a long look at the table delays no revocation. Ended by an order, it first takes
-//! back what is offloaded, for at most [`END_MAX`].
+//! on at a time: a long look at the table delays no revocation, and other news none of the
+//! network's. Ended by an order, it first takes back what is offloaded, for at most [`END_MAX`].
 //! *Refuses*: to go on when the kernel tells no news any more.
 //! *Caller's duty*: a tokio runtime with time, in the guest's network namespace.
 //! *Standard*: none.
@@ -13,7 +13,7 @@ mod wire;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::core::{
     Action, CallError, Core, Element, KernelAnswer, KernelRequest, Mode, Moment, Offered, Snapshot,
 };
-use super::network::{Hazard, Links, Route};
+use super::network::{Hazard, Links, NetworkChange, Route};
 use crate::api::SessionKey;
 pub(crate) use seam::{ConntrackNews, FromHost, Host, HostNews, Kernel, NetworkNews};
 pub(crate) use wire::offload;
@@ -104,7 +104,7 @@ impl Works {
 /// The kernel's.
 pub(crate) async fn drive<K, H, C, N, F>(
     core: Core,
-    mut parts: Parts<K, H, C, N, F>,
+    parts: Parts<K, H, C, N, F>,
     mut orders: mpsc::Receiver<Order>,
 ) -> io::Result<()>
 where
@@ -116,13 +116,30 @@ where
 {
     let clock = Clock(Instant::now());
     let core = Rc::new(RefCell::new(core));
+    let Parts {
+        kernel,
+        host,
+        mut conntrack,
+        network,
+        mut from_host,
+    } = parts;
+    // Never given up for other news: a look at large sets would begin anew each time.
+    let mut heard = pin!(hear(network));
     let mut works = Works::default();
     let mut ends: Option<Instant> = None;
     let mut has_orders = true;
     let mut has_host = true;
     loop {
         for action in core.borrow_mut().act(clock.now()) {
-            begin(action, &core, &mut parts, &mut works, clock)?;
+            begin(
+                action,
+                &core,
+                &kernel,
+                &host,
+                &mut conntrack,
+                &mut works,
+                clock,
+            )?;
         }
         if ends.is_some_and(|at| at <= Instant::now() || !core.borrow().holds_any()) {
             return Ok(());
@@ -130,13 +147,14 @@ where
         let deadline = core.borrow().next_deadline().map(|at| clock.at(at));
         let deadline = [deadline, ends].into_iter().flatten().min();
         tokio::select! {
-            event = parts.conntrack.next() => {
+            event = conntrack.next() => {
                 core.borrow_mut().conntrack(event?, clock.now());
             }
-            change = parts.network.next() => {
+            (network, change) = heard.as_mut() => {
+                heard.set(hear(network));
                 core.borrow_mut().network(&change?, clock.now());
             }
-            told = parts.from_host.next(), if has_host => match told {
+            told = from_host.next(), if has_host => match told {
                 Some(told) => tell(&mut core.borrow_mut(), told, clock.now()),
                 None => {
                     has_host = false;
@@ -163,6 +181,12 @@ where
             () = until(deadline) => {}
         }
     }
+}
+
+/// The next news of the network, and who tells them.
+async fn hear<N: NetworkNews>(mut network: N) -> (N, io::Result<NetworkChange>) {
+    let change = network.next().await;
+    (network, change)
 }
 
 /// The core's clock.
@@ -211,23 +235,19 @@ fn finish(core: &mut Core, done: Done, now: Moment) {
 }
 
 /// Begins what the core wants done.
-fn begin<K, H, C, N, F>(
+fn begin<K: Kernel + 'static, H: Host + 'static>(
     action: Action,
     core: &Rc<RefCell<Core>>,
-    parts: &mut Parts<K, H, C, N, F>,
+    kernel: &Rc<K>,
+    host: &Rc<H>,
+    conntrack: &mut impl ConntrackNews,
     works: &mut Works,
     clock: Clock,
-) -> io::Result<()>
-where
-    K: Kernel + 'static,
-    H: Host + 'static,
-    C: ConntrackNews,
-{
-    let kernel = Rc::clone(&parts.kernel);
-    let host = Rc::clone(&parts.host);
+) -> io::Result<()> {
+    let (kernel, host) = (Rc::clone(kernel), Rc::clone(host));
     match action {
         Action::Scan => works.add(scan(kernel, Rc::clone(core), clock)),
-        Action::Follow(follow) => parts.conntrack.follow(follow)?,
+        Action::Follow(follow) => conntrack.follow(follow)?,
         Action::ReadLinks => works.add(read_links(kernel)),
         Action::ReadHazards => works.add(read_hazards(kernel)),
         Action::Kernel(requests) => works.add(ask(kernel, requests)),
@@ -300,12 +320,11 @@ async fn ask<K: Kernel>(kernel: Rc<K>, requests: Vec<KernelRequest>) -> Done {
 
 /// What a failed request leaves unknown is not taken for gone.
 async fn ask_one<K: Kernel>(kernel: &K, request: KernelRequest) -> Option<KernelAnswer> {
-    let is_there = |id, result: io::Result<bool>| {
-        let is_there = result.unwrap_or_else(|error| {
+    let is_there = |result: io::Result<bool>| {
+        result.unwrap_or_else(|error| {
             log::debug!("a connection was not changed: {error}");
             true
-        });
-        Some(KernelAnswer::IsThere(id, is_there))
+        })
     };
     match request {
         KernelRequest::Route(id, query) => {
@@ -319,10 +338,16 @@ async fn ask_one<K: Kernel>(kernel: &K, request: KernelRequest) -> Option<Kernel
             let found = kernel.connection(&of).await.ok().flatten();
             Some(KernelAnswer::Look(id, found.map(Box::new)))
         }
-        KernelRequest::Refresh(id, of, timeout) => is_there(id, kernel.refresh(&of, timeout).await),
-        KernelRequest::BeLiberal(id, of) => is_there(id, kernel.be_liberal(&of).await),
-        KernelRequest::UseNeighbour(on, address) => {
-            if let Err(error) = kernel.use_neighbour(on, address).await {
+        KernelRequest::Refresh(id, of, timeout) => {
+            let is_there = is_there(kernel.refresh(&of, timeout).await);
+            Some(KernelAnswer::IsThere(id, is_there))
+        }
+        KernelRequest::BeLiberal(id, of) => {
+            let is_there = is_there(kernel.be_liberal(&of).await);
+            Some(KernelAnswer::IsLiberal(id, is_there))
+        }
+        KernelRequest::UseNeighbour(on, address, bridged) => {
+            if let Err(error) = kernel.use_neighbour(on, address, bridged).await {
                 log::debug!("{address} could not be kept: {error}");
             }
             None

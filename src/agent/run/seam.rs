@@ -3,7 +3,8 @@
 //! *Promises*: words only. The real ones are those of the kernel's and the channel's modules; tests
 //! have others, so that a whole agent runs on a clock of its own.
 //! *Refuses*: nothing.
-//! *Caller's duty*: `next` loses nothing when its caller stops waiting.
+//! *Caller's duty*: `next` loses nothing when its caller stops waiting, but may have to begin a
+//! long work anew: [`NetworkNews::next`] is waited for until it comes.
 //! *Standard*: none.
 
 use std::io;
@@ -30,8 +31,13 @@ pub(crate) trait Kernel {
     async fn links(&self) -> io::Result<Links>;
     /// Where a packet would go.
     async fn route(&self, query: &RouteQuery) -> io::Result<Route>;
-    /// A neighbour is in use.
-    async fn use_neighbour(&self, on: IfIndex, address: IpAddr) -> io::Result<()>;
+    /// A neighbour is in use, and so is its entry of a bridge, behind that port.
+    async fn use_neighbour(
+        &self,
+        on: IfIndex,
+        address: IpAddr,
+        bridged: Option<IfIndex>,
+    ) -> io::Result<()>;
     /// What of the ruleset must see every packet.
     async fn hazards(&self) -> io::Result<Vec<Hazard>>;
 }

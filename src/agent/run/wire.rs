@@ -201,8 +201,17 @@ impl Kernel for kernel::Kernel {
         self.route(query).await
     }
 
-    async fn use_neighbour(&self, on: IfIndex, address: IpAddr) -> io::Result<()> {
-        self.use_neighbour(on, address).await
+    async fn use_neighbour(
+        &self,
+        on: IfIndex,
+        address: IpAddr,
+        bridged: Option<IfIndex>,
+    ) -> io::Result<()> {
+        self.use_neighbour(on, address).await?;
+        match bridged {
+            Some(port) => self.use_bridged(on, address, port).await,
+            None => Ok(()),
+        }
     }
 
     async fn hazards(&self) -> io::Result<Vec<Hazard>> {
@@ -252,6 +261,7 @@ impl From<ChannelError> for CallError {
         log::debug!("a call came to nothing: {error}");
         match error {
             ChannelError::StaleEpoch => Self::StaleEpoch,
+            ChannelError::Refused { status: 501, .. } => Self::NotOffered,
             _ if error.is_perhaps_done() => Self::Lost,
             _ => Self::Refused,
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, After, Core, Held, Id, Mode, Moment, Reason, Reasons, Stage};
-use crate::agent::connection::{Connection, ConntrackEvent};
+use crate::agent::connection::{Connection, ConntrackEvent, TcpState};
 use crate::agent::core::eligible::judge;
 use crate::agent::core::watch::{Look, Thresholds};
 use crate::packet::key::protocol;
@@ -132,23 +132,31 @@ impl Core {
         }
     }
 
-    fn changed(&mut self, connection: Connection, now: Moment) {
+    fn changed(&mut self, mut connection: Connection, now: Moment) {
         let id = Id::of(&connection);
         if let Some(held) = self.held.get_mut(&id) {
             held.is_heard = true;
             return self.seen_again(id, connection, now);
         }
-        let is_tcp = connection.original.protocol == protocol::TCP;
-        if is_tcp && connection.tcp.is_none() {
-            // Some other thing changed: the next look at the table tells all of it.
-            return;
+        // Some other thing changed, as when one that was taken up in the middle becomes assured:
+        // its state is not told, and the next look at the table judges it.
+        let is_stateless =
+            connection.original.protocol == protocol::TCP && connection.tcp.is_none();
+        if is_stateless {
+            connection.tcp = Some(TcpState::ESTABLISHED);
         }
         if judge(&connection, &self.settings, &self.rules).is_err() {
-            self.watches.forget(id);
-        } else if self.scans_whole > 0 {
-            self.watches.begin(id, &connection, self.scan, now);
-            self.pace.wake();
+            return self.watches.forget(id);
         }
+        if self.scans_whole == 0 {
+            return;
+        }
+        let scan = self.scan;
+        match is_stateless {
+            true => self.watches.notice(id, scan, now),
+            false => self.watches.begin(id, &connection, scan, now),
+        }
+        self.pace.wake();
     }
 
     fn gone(&mut self, id: Id, now: Moment) {

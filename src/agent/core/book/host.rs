@@ -357,6 +357,7 @@ impl Core {
                     }
                 }
             }
+            Err(CallError::NotOffered) => self.leave_instead(call.ids, now),
             Err(error) => {
                 self.failed(error);
                 self.line.retry_reprove.failed(now);
@@ -441,7 +442,6 @@ impl Core {
             match self.session_of(id) {
                 Ok(session) => {
                     self.asked(id, now);
-                    self.be_liberal(id);
                     ids.push(id);
                     sessions.push(session);
                 }
@@ -661,7 +661,20 @@ impl Core {
         match error {
             CallError::StaleEpoch => self.line.wants_epoch = true,
             CallError::Lost => self.line.wants_sync = true,
-            CallError::Refused => {}
+            CallError::Refused | CallError::NotOffered => {}
+        }
+    }
+
+    /// The host cannot have sessions proved again: they are taken back, and asked for anew.
+    fn leave_instead(&mut self, ids: Option<Vec<Id>>, now: Moment) {
+        self.line.retry_reprove.succeeded();
+        self.line.reprove_late = None;
+        let ids = ids.unwrap_or_else(|| self.held.keys().copied().collect());
+        for id in ids {
+            let is_live = (self.held.get(&id)).is_some_and(|of| of.stage == Stage::Live);
+            if is_live {
+                self.leave(id, After::Watch, now);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::agent::connection::{Connection, TcpState};
 use crate::agent::core::action::KernelAnswer;
 use crate::agent::core::held::Held;
 use crate::agent::network::Route;
+use crate::packet::key::protocol;
 
 /// Requests of one action: so many that handing them over costs little, so few that another
 /// action need not wait.
@@ -59,7 +60,10 @@ impl Core {
                 KernelAnswer::Route(id, route) => self.routed(id, route, now),
                 KernelAnswer::Look(id, found) => self.looked(id, found.as_deref(), now),
                 KernelAnswer::IsThere(_, true) => {}
-                KernelAnswer::IsThere(id, false) => self.leave(id, After::Forget, now),
+                KernelAnswer::IsLiberal(id, true) => self.may_be_asked_for(id),
+                KernelAnswer::IsThere(id, false) | KernelAnswer::IsLiberal(id, false) => {
+                    self.leave(id, After::Forget, now);
+                }
             }
         }
     }
@@ -101,6 +105,31 @@ impl Core {
             self.tell.push_back(id);
         } else {
             held.turn(Stage::Ready, now);
+            match is_tcp(held) {
+                true => self.be_liberal(id),
+                false => self.ready.push_back(id),
+            }
+        }
+    }
+
+    /// TCP's windows are seen no more: a segment that comes back to the guest is to be valid, and
+    /// so is one of the direction that is not handed over yet, which acknowledges what goes
+    /// around. So it is asked for before any does, and once all does: what the guest saw until
+    /// then it has remembered again.
+    pub(super) fn be_liberal(&mut self, id: Id) {
+        let Some(held) = self.held.get(&id).filter(|held| is_tcp(held)) else {
+            return;
+        };
+        self.statistics.made_liberal += 1;
+        let connection = Arc::clone(&held.connection);
+        self.requests
+            .push_back(KernelRequest::BeLiberal(id, connection));
+    }
+
+    /// Its windows are checked no more: it can be asked for.
+    fn may_be_asked_for(&mut self, id: Id) {
+        let is_ready = |held: &&Held| held.stage == Stage::Ready && !held.is_offered;
+        if self.held.get(&id).filter(is_ready).is_some() {
             self.ready.push_back(id);
         }
     }
@@ -164,4 +193,8 @@ impl Core {
         let request = KernelRequest::Refresh(id, settling.connection, target);
         self.requests.push_back(request);
     }
+}
+
+fn is_tcp(held: &Held) -> bool {
+    held.connection.original.protocol == protocol::TCP
 }

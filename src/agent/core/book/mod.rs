@@ -327,6 +327,10 @@ impl Core {
         }
         let known = Known {
             full: held.full,
+            given: match held.history.hand_overs {
+                0 => Duration::ZERO,
+                _ => held.full.max(self.lease * 2),
+            },
             is_heard: held.is_heard,
             history: held.history,
         };

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::agent::connection::{ConntrackEvent, Counters};
+use crate::agent::connection::{ConntrackEvent, Counters, Status, TcpState};
 use crate::agent::core::action::{KernelAnswer, Offered, Outcome};
 use crate::agent::core::testing::{LAN, WAN, element, links, tcp};
 use crate::agent::network::Route;
+use crate::api::SessionKey;
+use crate::api::events::{Closed, Direction, Event, HandedOver, Sessions};
 
 /// A connection of that number with so many packets.
 fn with(number: u32, packets: u64) -> Connection {
@@ -67,9 +69,8 @@ fn answer(request: KernelRequest) -> Option<KernelAnswer> {
             Some(KernelAnswer::Route(id, route))
         }
         KernelRequest::Look(id, _) => Some(KernelAnswer::Look(id, None)),
-        KernelRequest::Refresh(id, ..) | KernelRequest::BeLiberal(id, ..) => {
-            Some(KernelAnswer::IsThere(id, true))
-        }
+        KernelRequest::Refresh(id, ..) => Some(KernelAnswer::IsThere(id, true)),
+        KernelRequest::BeLiberal(id, ..) => Some(KernelAnswer::IsLiberal(id, true)),
         KernelRequest::UseNeighbour(..) => None,
     }
 }
@@ -85,12 +86,17 @@ fn look(core: &mut Core, connections: impl IntoIterator<Item = Connection>, now:
 
 /// Offers `numbers` and has all of them taken.
 fn offload(core: &mut Core, numbers: std::ops::Range<u32>) {
-    look(
-        core,
-        numbers.clone().map(|number| with(number, 0)),
-        Moment(0),
-    );
-    look(core, numbers.map(|number| with(number, 99)), Moment(1000));
+    let all = |packets| -> Vec<Connection> {
+        let of = numbers.clone().map(|number| with(number, packets));
+        of.collect()
+    };
+    offload_all(core, &all(0), &all(99));
+}
+
+/// The same of connections, as they are at first and a second later.
+fn offload_all(core: &mut Core, first: &[Connection], later: &[Connection]) {
+    look(core, first.iter().cloned(), Moment(0));
+    look(core, later.iter().cloned(), Moment(1000));
     loop {
         let offers = settle(core, Moment(1000))
             .into_iter()
@@ -107,6 +113,37 @@ fn offload(core: &mut Core, numbers: std::ops::Range<u32>) {
         });
         core.offloaded(Ok(taken.collect()), Moment(1000));
     }
+}
+
+/// The host took a direction over.
+fn handed_over(key: SessionKey, direction: Direction) -> Event {
+    Event::SessionHandedOver(Sessions {
+        element: "r1".to_owned(),
+        session: vec![HandedOver {
+            key,
+            id: 1,
+            direction,
+            transit: None,
+            forced: false,
+            overtaken: 0,
+            lost: 0,
+        }],
+    })
+}
+
+/// The host ended a session.
+fn closed(key: SessionKey, code: &str) -> Event {
+    Event::SessionClosed(Sessions {
+        element: "r1".to_owned(),
+        session: vec![Closed {
+            key,
+            id: 1,
+            close_code: code.to_owned(),
+            age: 1,
+            original: None,
+            reply: None,
+        }],
+    })
 }
 
 #[test]
@@ -217,6 +254,144 @@ fn what_was_read_from_the_table_before_its_end_was_told_is_not_asked_for() {
 }
 
 #[test]
+fn a_connection_that_was_taken_up_in_the_middle_is_found() {
+    let mut core = informed(Settings::default());
+    // The first packet: one-sided still. What follows is told without its state.
+    let mut begun = with(1, 0);
+    begun.status.0 &= !Status::ASSURED.0;
+    core.conntrack(ConntrackEvent::Changed(begun), Moment(2000));
+    assert_eq!(core.act(Moment(2000)), []);
+    let mut assured = with(1, 0);
+    (assured.tcp, assured.counters) = (None, None);
+    core.conntrack(ConntrackEvent::Changed(assured), Moment(2001));
+    assert_eq!(core.act(Moment(2001)), [Action::Scan]);
+    let is_asked_for = |core: &mut Core, packets, now| {
+        look(core, [with(1, packets)], now);
+        let actions = settle(core, now);
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Offload(_)))
+    };
+    // What it had before says nothing of its rate.
+    assert!(!is_asked_for(&mut core, 1_000_000, Moment(3000)));
+    assert!(!is_asked_for(&mut core, 1_000_001, Moment(4000)));
+    assert!(is_asked_for(&mut core, 1_000_099, Moment(5000)));
+}
+
+#[test]
+fn what_changes_in_a_connection_that_is_not_open_does_not_have_it_watched_for_long() {
+    let mut core = informed(Settings::default());
+    let mut closing = with(1, 9);
+    closing.tcp = Some(TcpState(7));
+    let stateless = Connection {
+        tcp: None,
+        ..closing.clone()
+    };
+    core.conntrack(ConntrackEvent::Changed(stateless), Moment(2000));
+    look(&mut core, [closing], Moment(3000));
+    assert_eq!(core.watches.count(), 0);
+}
+
+#[test]
+fn windows_are_checked_no_more_before_the_host_is_asked() {
+    let mut core = informed(Settings::default());
+    look(&mut core, [with(1, 0)], Moment(0));
+    look(&mut core, [with(1, 99)], Moment(1000));
+    let mut waiting = None;
+    let is_offer = |action: &Action| matches!(action, Action::Offload(_));
+    while waiting.is_none() {
+        let actions = core.act(Moment(1000));
+        assert!(!actions.iter().any(is_offer), "{actions:?}");
+        let [Action::Kernel(requests)] = &actions[..] else {
+            panic!("{actions:?}");
+        };
+        let is_wish = |request: &KernelRequest| matches!(request, KernelRequest::BeLiberal(..));
+        let answers: Vec<_> = requests.iter().cloned().filter_map(answer).collect();
+        match requests.iter().any(is_wish) {
+            true => waiting = Some(answers),
+            false => core.kernel_answered(answers, Moment(1000)),
+        }
+    }
+    core.line(false, Moment(1000));
+    core.line(true, Moment(1000));
+    assert!(!core.act(Moment(1000)).iter().any(is_offer));
+    core.kernel_answered(waiting.unwrap(), Moment(1001));
+    core.element_read(Ok(element()), Moment(1001));
+    let _synced = core.act(Moment(1001));
+    core.synced(Ok(Vec::new()), Moment(1001));
+    assert!(core.act(Moment(1001)).iter().any(is_offer));
+}
+
+/// Has a session that goes around the guest end; what the kernel is told of its connection, which
+/// it has as `found` then.
+fn settled(found: Connection) -> Vec<KernelRequest> {
+    let mut core = informed(Settings::default());
+    offload(&mut core, 1..2);
+    let key = core.held.keys().next().and_then(|id| id.key()).unwrap();
+    core.told(&handed_over(key.clone(), Direction::Original), Moment(2000));
+    settle(&mut core, Moment(2000));
+    core.told(&closed(key, "withdrawn"), Moment(100_000));
+    let actions = core.act(Moment(100_000));
+    let [Action::Kernel(requests)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    let [KernelRequest::Look(id, _)] = &requests[..] else {
+        panic!("{requests:?}");
+    };
+    let answers = vec![KernelAnswer::Look(*id, Some(Box::new(found)))];
+    core.kernel_answered(answers, Moment(100_001));
+    match &core.act(Moment(100_001))[..] {
+        [] => Vec::new(),
+        [Action::Kernel(requests)] => requests.clone(),
+        actions => panic!("{actions:?}"),
+    }
+}
+
+#[test]
+fn a_session_s_end_sets_the_timeout_of_an_open_connection_and_none_of_one_that_has_ended() {
+    let open = Connection {
+        timeout: Some(Duration::from_secs(400_000)),
+        ..with(1, 99)
+    };
+    assert!(matches!(
+        settled(open.clone())[..],
+        [KernelRequest::Refresh(..)]
+    ));
+    for state in (0..10)
+        .map(TcpState)
+        .filter(|of| *of != TcpState::ESTABLISHED)
+    {
+        for seconds in [1, 10, 120, 400_000] {
+            let ended = Connection {
+                tcp: Some(state),
+                timeout: Some(Duration::from_secs(seconds)),
+                ..open.clone()
+            };
+            assert_eq!(settled(ended), []);
+        }
+    }
+}
+
+#[test]
+fn each_hand_over_refreshes_what_lives_shorter_than_the_host_s_reports_are_apart() {
+    let short = |packets| Connection {
+        timeout: Some(Duration::from_secs(5)),
+        ..with(1, packets)
+    };
+    let mut core = informed(Settings::default());
+    offload_all(&mut core, &[short(0)], &[short(99)]);
+    let key = core.held.keys().next().and_then(|id| id.key()).unwrap();
+    // An older proof's end may be told after a new one was asked for: what is told then is not the
+    // first, and the guest has set its timeout again all the same.
+    for (direction, now) in [(Direction::Reply, 2000), (Direction::Original, 3000)] {
+        core.told(&handed_over(key.clone(), direction), Moment(now));
+        let is_refresh = |request: &KernelRequest| matches!(request, KernelRequest::Refresh(_, _, time) if *time == core.lease * 2);
+        assert!(core.requests.iter().any(is_refresh), "{now}");
+        settle(&mut core, Moment(now));
+    }
+}
+
+#[test]
 fn the_kernel_is_read_again_after_what_changed_during_the_reading() {
     let mut core = Core::new(Settings::default());
     let reads = |core: &mut Core| {
@@ -237,22 +412,30 @@ fn the_kernel_is_read_again_after_what_changed_during_the_reading() {
 }
 
 #[test]
+fn of_a_neighbour_behind_a_bridge_the_bridge_is_told_too() {
+    let (bridge, address) = (IfIndex(10), "10.0.0.9".parse().unwrap());
+    let mut core = informed(Settings::default());
+    let mut bridged = links();
+    let link = crate::agent::network::Link {
+        kind: crate::agent::network::LinkKind::Bridge,
+        ..bridged.0[&LAN].clone()
+    };
+    bridged.0.insert(bridge, link);
+    bridged.0.get_mut(&LAN).unwrap().master = Some(bridge);
+    core.links(bridged, Moment(1000));
+    for (on, port) in [(bridge, Some(LAN)), (WAN, None)] {
+        core.hops.entry((on, address)).or_default();
+        core.use_hop(on, address, Moment(1000));
+        let wish = KernelRequest::UseNeighbour(on, address, port);
+        assert_eq!(core.requests.pop_back(), Some(wish));
+    }
+}
+
+#[test]
 fn sessions_of_others_change_nothing() {
     let mut core = informed(Settings::default());
     offload(&mut core, 1..4);
-    let key: crate::api::SessionKey = "operators-own".parse().unwrap();
-    let closed = crate::api::events::Closed {
-        key,
-        id: 1,
-        close_code: "withdrawn".to_owned(),
-        age: 1,
-        original: None,
-        reply: None,
-    };
-    let event = crate::api::Event::SessionClosed(crate::api::events::Sessions {
-        element: "r1".to_owned(),
-        session: vec![closed],
-    });
-    core.told(&event, Moment(2000));
+    let key = "operators-own".parse().unwrap();
+    core.told(&closed(key, "withdrawn"), Moment(2000));
     assert_eq!(core.held.len(), 3);
 }

@@ -1,13 +1,11 @@
 //! What the host tells of sessions, and what keeps the guest's own view of them true.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{After, Core, Id, KernelRequest, Moment, Reason, Stage};
 use crate::agent::network::IfIndex;
 use crate::api::events::{Active, Closed, Direction, Event, HandedOver, Level};
-use crate::packet::key::protocol;
 
 /// How often the host tells of movement.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(10);
@@ -57,41 +55,31 @@ impl Core {
         };
         let is_first = held.is_over == [false; 2];
         held.is_over[way] = true;
+        let is_all = held.is_over == [true; 2];
         held.moved[way] = now;
         held.transit = told.transit.or(held.transit);
         let history = &mut held.history;
         history.hand_overs = history.hand_overs.saturating_add(1);
         history.forced = history.forced.saturating_add(u32::from(told.forced));
         history.failures = 0;
-        if is_first {
-            // Until now the guest set the timeout itself.
+        // Until now the guest set the timeout itself, also if this is not the first direction that
+        // is told of: an older proof's may have been told after the new one was asked for.
+        let is_news = held.refreshed.0 < now;
+        let is_short = held.full < 3 * ACTIVITY_EVERY;
+        if is_news {
             held.refreshed = (now, held.full);
-            let is_short = held.full < 3 * ACTIVITY_EVERY;
+        }
+        if is_first {
             held.reprove = now + first_reprove(id, every);
             let due = held.reprove.min(held.asked + self.settings.proof_timeout);
             self.set_deadline(id, due.max(now));
-            if is_short {
-                let timeout = self.timeout_of(id, Duration::ZERO);
-                self.refresh(id, timeout, now);
-            }
         }
-        self.be_liberal(id);
-    }
-
-    /// TCP's windows are seen no more: a segment that comes back to the guest is to be valid.
-    /// So is one of the direction that is not handed over yet, which acknowledges what went
-    /// around: before any is, therefore.
-    pub(super) fn be_liberal(&mut self, id: Id) {
-        let Some(held) = self.held.get_mut(&id) else {
-            return;
-        };
-        let is_tcp = held.connection.original.protocol == protocol::TCP;
-        if is_tcp && !held.is_liberal {
-            held.is_liberal = true;
-            self.statistics.made_liberal += 1;
-            let connection = Arc::clone(&held.connection);
-            self.requests
-                .push_back(KernelRequest::BeLiberal(id, connection));
+        if is_news && is_short {
+            let timeout = self.timeout_of(id, Duration::ZERO);
+            self.refresh(id, timeout, now);
+        }
+        if is_all {
+            self.be_liberal(id);
         }
     }
 
@@ -127,7 +115,6 @@ impl Core {
             let deadline = held.deadline.min(at);
             self.set_deadline(id, deadline);
         }
-        self.be_liberal(id);
         self.use_hops(id, now);
     }
 
@@ -146,14 +133,15 @@ impl Core {
         }
     }
 
-    fn use_hop(&mut self, on: IfIndex, address: IpAddr, now: Moment) {
+    pub(super) fn use_hop(&mut self, on: IfIndex, address: IpAddr, now: Moment) {
         let Some(hop) = self.hops.get_mut(&(on, address)) else {
             return;
         };
         if hop.used.is_none_or(|used| now.since(used) >= USE_HOP_EVERY) {
             hop.used = Some(now);
+            let bridged = self.ports.get(on).ok().and_then(|port| port.bridged);
             self.requests
-                .push_back(KernelRequest::UseNeighbour(on, address));
+                .push_back(KernelRequest::UseNeighbour(on, address, bridged));
         }
     }
 

@@ -29,8 +29,6 @@ const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const GETSETELEM: u16 = SUBSYSTEM | 13;
 /// `NFT_MSG_NEWGEN`: a ruleset was loaded, or changed.
 pub(in crate::agent::kernel) const NEWGEN: u16 = SUBSYSTEM | 15;
-const NEWFLOWTABLE: u16 = SUBSYSTEM | 22;
-const GETFLOWTABLE: u16 = SUBSYSTEM | 23;
 
 /// In messages of all kinds the table's name is the first attribute.
 const TABLE: u16 = 1;
@@ -50,7 +48,6 @@ const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
-const FLOWTABLE_NAME: u16 = 2;
 /// An element of a list (`NFTA_LIST_ELEM`).
 const LIST_ELEMENT: u16 = 1;
 const DATA_VALUE: u16 = 1;
@@ -121,16 +118,6 @@ pub(in crate::agent::kernel) async fn add_all(ruleset: &mut Ruleset) -> io::Resu
         ruleset.chains.entry(chain).or_default().push(rule);
     }
     Ok(())
-}
-
-/// Names of flow tables (`inet filter ft`): the kernel's own fast path.
-pub(in crate::agent::kernel) async fn flowtables() -> io::Result<Vec<String>> {
-    list(GETFLOWTABLE, NEWFLOWTABLE, |family, bytes| {
-        let table = table_name(family, bytes)?;
-        let name = attribute(bytes, FLOWTABLE_NAME).and_then(text)?;
-        Some(format!("{table} {name}"))
-    })
-    .await
 }
 
 async fn list<T>(

@@ -9,8 +9,8 @@
 //! changes that come together and mean the same are told as one. Messages that were lost are
 //! told as [`NetworkChange::Lost`], after which only what happens later is told.
 //! *Refuses*: neighbours that become stale, or are confirmed; entries of bridges that age.
-//! *Caller's duty*: after `Lost`, to take anything for changed; a task of its own for
-//! [`NetworkEvents::next`], as a look at large sets begins anew whenever the caller stops waiting.
+//! *Caller's duty*: after `Lost`, to take anything for changed; to go on waiting for
+//! [`NetworkEvents::next`], as a look at large sets begins anew whenever the caller stops.
 //! *Standard*: rtnetlink(7); include/uapi/linux/rtnetlink.h (groups).
 
 mod digest;

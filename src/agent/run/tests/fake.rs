@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{ConntrackNews, FromHost, Host, HostNews, Kernel, NetworkNews, Parts};
 use crate::agent::connection::{Connection, ConntrackEvent, Counters, Ports, Tuple};
+use crate::agent::core::identity::Id;
 use crate::agent::core::testing::{LAN, WAN, element, links};
 use crate::agent::core::{CallError, Element, Offered, Outcome, Reprove};
 use crate::agent::network::{Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
@@ -24,6 +25,7 @@ use crate::api::events::{
 };
 use crate::api::state::Traffic;
 use crate::api::{Session, SessionKey};
+use crate::packet::key::protocol;
 
 pub const TICK: Duration = Duration::from_millis(100);
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -69,6 +71,8 @@ pub struct Faults {
     pub delay: Duration,
     /// Calls of these kinds are never answered.
     pub mute: BTreeSet<&'static str>,
+    /// The host has no such calls.
+    pub missing: BTreeSet<&'static str>,
     /// They are carried out, and the answer is lost.
     pub lost: BTreeSet<&'static str>,
     /// What becomes of sessions that are asked for.
@@ -379,7 +383,7 @@ impl World {
         }
         let is_around = key
             .and_then(|key| self.live.get(key))
-            .is_some_and(|live| now - live.moved < conn.full.min(LEASE));
+            .is_some_and(|live| live.fast != [0; 2] && now - live.moved < conn.full.min(LEASE));
         assert!(
             !is_around || self.has_faults(now),
             "{number} expired while it moved"
@@ -492,6 +496,13 @@ impl World {
                 let forbidden = self.conns[&number].forbidden;
                 let is_known = forbidden.is_none_or(|at| now - at < LATE);
                 assert!(is_known, "asked for what may not be offloaded: {tuple:?}");
+                let conn = &self.conns[&number];
+                let is_meant = Id::of(&conn.connection).key().as_ref() == Some(&session.key);
+                let is_checked = tuple.protocol == protocol::TCP && conn.liberal == 0;
+                assert!(
+                    !(is_meant && is_checked),
+                    "asked for while windows are checked: {tuple:?}"
+                );
             }
             None => {
                 let at = self.gone.get(&tuple);
@@ -562,10 +573,11 @@ pub struct FakeKernel(pub Shared);
 pub struct FakeHost(pub Shared);
 pub struct News<T>(UnboundedReceiver<T>, Shared);
 
+/// What an agent works with, with news of the network of that kind.
+pub type FakeParts<N> = Parts<FakeKernel, FakeHost, News<ConntrackEvent>, N, News<FromHost>>;
+
 /// What an agent of this world works with. An earlier agent hears no more.
-pub fn parts(
-    world: &Shared,
-) -> Parts<FakeKernel, FakeHost, News<ConntrackEvent>, News<NetworkChange>, News<FromHost>> {
+pub fn parts(world: &Shared) -> FakeParts<News<NetworkChange>> {
     let (conntrack, conntrack_news) = unbounded_channel();
     let (network, network_news) = unbounded_channel();
     let (to_agent, from_host) = unbounded_channel();
@@ -702,7 +714,12 @@ impl Kernel for FakeKernel {
         })
     }
 
-    async fn use_neighbour(&self, _on: IfIndex, address: IpAddr) -> io::Result<()> {
+    async fn use_neighbour(
+        &self,
+        _on: IfIndex,
+        address: IpAddr,
+        _bridged: Option<IfIndex>,
+    ) -> io::Result<()> {
         self.0.borrow_mut().neighbours.push(address);
         Ok(())
     }
@@ -730,6 +747,9 @@ impl FakeHost {
         }
         if !self.0.borrow().is_up {
             return Err(CallError::Refused);
+        }
+        if self.0.borrow().faults.missing.contains(kind) {
+            return Err(CallError::NotOffered);
         }
         let answer = {
             let mut world = self.0.borrow_mut();

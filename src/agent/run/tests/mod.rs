@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::{Order, drive};
+use super::{NetworkNews, Order, drive};
 use crate::agent::core::{Core, Mode, Settings, Snapshot};
 use fake::{Shared, World};
 
@@ -59,12 +59,21 @@ const fn seconds(count: u64) -> Duration {
 
 /// Plays a story with an agent in `world`, until the script has ended.
 async fn play(world: &Shared, settings: Settings, script: impl AsyncFnOnce(&Stage)) {
+    play_with(world, settings, fake::parts(world), script).await;
+}
+
+/// The same with other parts.
+async fn play_with<N: NetworkNews>(
+    world: &Shared,
+    settings: Settings,
+    parts: fake::FakeParts<N>,
+    script: impl AsyncFnOnce(&Stage),
+) {
     let (orders, received) = mpsc::channel(4);
     let stage = Stage {
         world: world.clone(),
         orders,
     };
-    let parts = fake::parts(world);
     tokio::select! {
         ended = drive(Core::new(settings), parts, received) => {
             panic!("the agent ended: {ended:?}")

@@ -1,6 +1,9 @@
 //! What is taken back, or proved again, and how soon.
 
-use super::fake::{Call, World};
+use std::io;
+
+use super::super::Parts;
+use super::fake::{self, Call, World};
 use super::*;
 use crate::agent::connection::{ConntrackEvent, Status};
 use crate::agent::core::settings::Revocation;
@@ -50,6 +53,45 @@ async fn a_change_of_the_ruleset_returns_all_sessions_with_one_call_at_once() {
                 world.live.len() == 999
             })
             .await;
+    })
+    .await;
+}
+
+/// Finds a change of the ruleset by a look that takes long, as at large sets, and begins anew if
+/// it is given up.
+struct Looking(Option<Duration>);
+
+impl NetworkNews for Looking {
+    async fn next(&mut self) -> io::Result<NetworkChange> {
+        match self.0 {
+            Some(time) => sleep(time).await,
+            None => std::future::pending().await,
+        }
+        self.0 = None;
+        Ok(NetworkChange::Ruleset)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_a_long_look_is_heard_though_other_news_come_all_the_time() {
+    let world = World::new();
+    let parts = fake::parts(&world);
+    let parts = Parts {
+        kernel: parts.kernel,
+        host: parts.host,
+        conntrack: parts.conntrack,
+        network: Looking(Some(seconds(5))),
+        from_host: parts.from_host,
+    };
+    play_with(&world, without_backstop(), parts, async |stage| {
+        let world = &stage.world;
+        busy(world, 3);
+        for number in 10..600 {
+            world.borrow_mut().add(tcp(number), [0, 0]);
+            world.borrow_mut().destroy(of(number));
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(world.borrow().called("reprove-all").len(), 1);
     })
     .await;
 }
@@ -341,6 +383,29 @@ async fn a_proof_that_cannot_be_asked_for_again_makes_the_agent_silent() {
                 world.silent_until.is_some()
             })
             .await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_has_no_proof_anew_is_asked_to_give_sessions_back() {
+    story(Settings::default(), async |stage| {
+        let world = &stage.world;
+        busy(world, 3);
+        stage.until_active(3).await;
+        world.borrow_mut().faults.missing = ["reprove-all", "reprove"].into();
+        world.borrow().tell_network(NetworkChange::Ruleset);
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(world.borrow().called("withdraw")[0].keys.len(), 3);
+        assert!(world.borrow().live.is_empty());
+        stage.until_active(3).await;
+        let address = std::net::IpAddr::V4(crate::agent::core::testing::client(3));
+        let change = NetworkChange::Neighbour { on: LAN, address };
+        world.borrow().tell_network(change);
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(world.borrow().called("withdraw")[1].keys.len(), 1);
+        stage.until_active(3).await;
+        assert_eq!(world.borrow().called("silent").len(), 0);
     })
     .await;
 }
