@@ -8,7 +8,8 @@
 //! that are opened, say 64 bytes, hear 512 and end (medians of [`PAIRS`] pairs).
 //! `hand-over-retransmits`: segments that the sender of a bulk flow repeats from the moment at
 //! which its session is asked for until a second after it went around the guest, median of
-//! [`HAND_OVERS`]; `… paced`: all that as many paced flows repeat in their whole life.
+//! [`HAND_OVERS`]; `… paced`: all that as many paced flows repeat in that time, and (`whole`) from
+//! their begin on.
 //! *Expected before measuring*: an emulated guest forwards some hundreds of Mbit/s with TSO and
 //! tens without it, taps a few Gbit/s; a connection that is too short to be offloaded costs the
 //! agent two events, some per cent of what its packets cost the guest.

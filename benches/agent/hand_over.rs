@@ -21,8 +21,11 @@ pub fn run(rig: &mut Rig, count: usize, report: &mut Report) {
     let case = "hand-over-retransmits";
     report.line(case, median(repeated), "segments", None);
     report.line(&format!("{case} most"), most, "segments", None);
-    let paced: f64 = (0..count / TOGETHER).map(|_| paced(rig)).sum();
-    report.line(&format!("{case} paced"), paced, "segments", None);
+    let paced: Vec<_> = (0..count / TOGETHER).map(|_| paced(rig)).collect();
+    for (name, which) in [("paced", 0), ("paced whole", 1)] {
+        let sum = paced.iter().map(|of| of[which]).sum();
+        report.line(&format!("{case} {name}"), sum, "segments", None);
+    }
 }
 
 fn start(rig: &Rig, rate: Option<u64>) -> (SocketAddr, TcpTransfer) {
@@ -55,18 +58,28 @@ fn bulk(rig: &mut Rig) -> f64 {
     after - before
 }
 
-/// Segments that some paced flows repeat, from their begin to after their hand-over.
-fn paced(rig: &mut Rig) -> f64 {
+/// Segments that some paced flows repeat: from before the first is asked for to after their
+/// hand-over, and from their begin on.
+fn paced(rig: &mut Rig) -> [f64; 2] {
     let flows: Vec<_> = (0..TOGETHER).map(|_| start(rig, Some(PACE))).collect();
+    let all = |rig: &Rig| flows.iter().map(|(to, _)| repeated(rig, *to)).sum::<f64>();
+    let mut before = 0.0;
+    loop {
+        let repeated = all(rig);
+        if flows.iter().any(|(to, _)| !rig.sessions_to(*to).is_empty()) {
+            break;
+        }
+        before = repeated;
+    }
     for (to, _) in &flows {
         rig.wait_offloaded(*to);
     }
     pause(AFTERWARDS);
-    let all = flows.iter().map(|(to, _)| repeated(rig, *to)).sum();
+    let whole = all(rig);
     for (_, transfer) in flows {
         transfer.finish(2 * SOON);
     }
-    all
+    [whole - before, whole]
 }
 
 /// Segments that the client has repeated on its connection to `to` so far: `retrans:NOW/ALL` of
