@@ -62,13 +62,7 @@ pub(super) struct World {
     counters: Arc<ElementCounters>,
 }
 
-pub(super) const ALL_OFFLOADS: PeerOffloads = PeerOffloads {
-    checksum: true,
-    tso4: true,
-    tso6: true,
-    ecn: true,
-    uso: true,
-};
+pub(super) const ALL_OFFLOADS: PeerOffloads = PeerOffloads::ALL;
 
 impl World {
     pub(super) fn new() -> Self {

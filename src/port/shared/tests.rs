@@ -8,13 +8,6 @@ use crate::packet::{Burst, Checksum, MacAddr, Offload, PeerOffloads, TxFrame, Vl
 use crate::port::testing::{FarEnd, TestDevice, port};
 use crate::port::{Armed, PollRegistry, Poller, TxReport};
 
-const ALL: PeerOffloads = PeerOffloads {
-    checksum: true,
-    tso4: true,
-    tso6: true,
-    ecn: true,
-    uso: true,
-};
 const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 const OUTSIDE: MacAddr = MacAddr([2, 0, 0, 0, 9, 9]);
 
@@ -89,7 +82,7 @@ impl Member {
 
 /// A shared device and its far end.
 fn device() -> (SharedDevice, FarEnd) {
-    let (own, far) = port(ALL);
+    let (own, far) = port(PeerOffloads::ALL);
     let opened: Opened = (Arc::new(TestDevice), vec![Box::new(own)]);
     (SharedDevice::new(opened), far)
 }
