@@ -124,6 +124,14 @@ pub fn tcp_is_offloaded_on_every_path(rig: &mut Rig) {
             seen > 0 && share < SHARE_MAX,
             "{name}: the guest saw {share}"
         );
+        // Segments that were taken away unacknowledged leave conntrack at 300 s.
+        let line = rig.tracked("tcp", to).unwrap_or_default();
+        let timeout = line.split_whitespace().nth(2);
+        let timeout = timeout.and_then(|seconds| seconds.parse::<u32>().ok());
+        assert!(
+            timeout.is_some_and(|seconds| seconds > 300),
+            "{name}: {line}"
+        );
         let report = transfer.finish(TRANSFER);
         assert_eq!(report.seen_by_server.ip().to_string(), appears, "{name}");
         // The end is the guest's: so it forgets the connection.

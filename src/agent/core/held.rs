@@ -15,6 +15,9 @@ use super::watch::{History, Known};
 use crate::agent::connection::{Connection, Counters};
 use crate::api::state::Traffic;
 
+/// Timeouts are whole seconds, and some time goes by between two looks.
+pub const SLACK: Duration = Duration::from_secs(2);
+
 /// What becomes of a connection that is not offloaded any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum After {
@@ -196,6 +199,16 @@ impl Held {
             self.fast[way] = Counters { packets, octets };
         }
         has_moved
+    }
+
+    /// Takes the timeout that stands in the table. A single packet that comes to the guest, as one
+    /// too large for its way does, sets another one than was set here, and that one runs out.
+    pub fn doubt_timeout(&mut self, stands: Option<Duration>, now: Moment) {
+        let (at, given) = self.refreshed;
+        let span = now.since(at);
+        if let Some(stands) = stands.filter(|stands| *stands + SLACK < given.saturating_sub(span)) {
+            self.refreshed.1 = stands + span;
+        }
     }
 
     /// How long neither direction has moved, around the guest.

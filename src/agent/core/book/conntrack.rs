@@ -216,6 +216,7 @@ impl Core {
         let Some(held) = self.held.get_mut(&id) else {
             return false;
         };
+        held.doubt_timeout(seen.timeout, now);
         let Some(counters) = seen.counters else {
             return false;
         };

@@ -6,15 +6,13 @@ use std::time::Duration;
 use super::{Action, After, Core, Id, KernelRequest, Mode, Moment, Stage};
 use crate::agent::connection::{Connection, TcpState};
 use crate::agent::core::action::KernelAnswer;
-use crate::agent::core::held::Held;
+use crate::agent::core::held::{Held, SLACK};
 use crate::agent::network::Route;
 use crate::packet::key::protocol;
 
 /// Requests of one action: so many that handing them over costs little, so few that another
 /// action need not wait.
 const BATCH: usize = 64;
-/// Timeouts are whole seconds, and some time goes by between two looks.
-const SLACK: Duration = Duration::from_secs(2);
 /// The shortest timeout that is set: zero would destroy the entry at once.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
@@ -195,6 +193,6 @@ impl Core {
     }
 }
 
-fn is_tcp(held: &Held) -> bool {
+pub(super) fn is_tcp(held: &Held) -> bool {
     held.connection.original.protocol == protocol::TCP
 }

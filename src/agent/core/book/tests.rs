@@ -8,7 +8,8 @@ use crate::agent::core::action::{KernelAnswer, Offered, Outcome};
 use crate::agent::core::testing::{LAN, WAN, element, links, tcp};
 use crate::agent::network::Route;
 use crate::api::SessionKey;
-use crate::api::events::{Closed, Direction, Event, HandedOver, Sessions};
+use crate::api::events::{Active, Closed, Direction, Event, HandedOver, Sessions};
+use crate::api::state::Traffic;
 
 /// A connection of that number with so many packets.
 fn with(number: u32, packets: u64) -> Connection {
@@ -389,6 +390,68 @@ fn each_hand_over_refreshes_what_lives_shorter_than_the_host_s_reports_are_apart
         assert!(core.requests.iter().any(is_refresh), "{now}");
         settle(&mut core, Moment(now));
     }
+}
+
+/// An offloaded connection of TCP, which the host has told of just now.
+fn of_tcp(now: Moment) -> (Core, Id, SessionKey) {
+    let mut core = informed(Settings::default());
+    offload(&mut core, 1..2);
+    let id = *core.held.keys().next().unwrap();
+    let key = id.key().unwrap();
+    for direction in [Direction::Original, Direction::Reply] {
+        core.told(&handed_over(key.clone(), direction), now);
+    }
+    (core, id, key)
+}
+
+/// The timeouts that the kernel is told to set.
+fn refreshes(core: &mut Core) -> Vec<Duration> {
+    let times = core.requests.iter().filter_map(|request| match request {
+        KernelRequest::Refresh(_, _, timeout) => Some(*timeout),
+        _ => None,
+    });
+    let times = times.collect();
+    settle(core, Moment(0));
+    times
+}
+
+#[test]
+fn each_hand_over_refreshes_tcp_which_may_stand_at_the_timeout_of_what_is_unacknowledged() {
+    let full = with(1, 0).timeout.unwrap();
+    // Both directions at once need one wish.
+    let (mut core, _, key) = of_tcp(Moment(2000));
+    assert_eq!(refreshes(&mut core), [full]);
+    core.told(&handed_over(key, Direction::Reply), Moment(60_000));
+    assert_eq!(refreshes(&mut core), [full]);
+}
+
+#[test]
+fn a_shorter_timeout_than_was_set_is_seen_in_the_table_and_refreshed_before_it_runs_out() {
+    let (mut core, _, key) = of_tcp(Moment(2000));
+    refreshes(&mut core);
+    let active = |packets| {
+        Event::SessionActivity(Sessions {
+            element: "r1".to_owned(),
+            session: vec![Active {
+                key: key.clone(),
+                id: 1,
+                idle: 0,
+                original: Some(Traffic { packets, octets: 0 }),
+                reply: None,
+            }],
+        })
+    };
+    let stands = |seconds| Connection {
+        timeout: Some(Duration::from_secs(seconds)),
+        ..with(1, 99)
+    };
+    // As it was set; then a packet has come to the guest.
+    look(&mut core, [stands(431_998)], Moment(4000));
+    look(&mut core, [stands(300)], Moment(5000));
+    core.told(&active(1), Moment(10_000));
+    assert!(refreshes(&mut core).is_empty());
+    core.told(&active(2), Moment(290_000));
+    assert_eq!(refreshes(&mut core), [with(1, 0).timeout.unwrap()]);
 }
 
 #[test]

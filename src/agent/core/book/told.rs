@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::kernel::is_tcp;
 use super::{After, Core, Id, KernelRequest, Moment, Reason, Stage};
 use crate::agent::network::IfIndex;
 use crate::api::events::{Active, Closed, Direction, Event, HandedOver, Level};
@@ -65,7 +66,9 @@ impl Core {
         // Until now the guest set the timeout itself, also if this is not the first direction that
         // is told of: an older proof's may have been told after the new one was asked for.
         let is_news = held.refreshed.0 < now;
-        let is_short = held.full < 3 * ACTIVITY_EVERY;
+        // It need not be the full one: one of TCP whose segments were taken away before they were
+        // acknowledged stands at a shorter one (`nf_conntrack_tcp_timeout_unacknowledged`).
+        let is_to_be_set = held.full < 3 * ACTIVITY_EVERY || is_tcp(held);
         if is_news {
             held.refreshed = (now, held.full);
         }
@@ -74,7 +77,7 @@ impl Core {
             let due = held.reprove.min(held.asked + self.settings.proof_timeout);
             self.set_deadline(id, due.max(now));
         }
-        if is_news && is_short {
+        if is_news && is_to_be_set {
             let timeout = self.timeout_of(id, Duration::ZERO);
             self.refresh(id, timeout, now);
         }
