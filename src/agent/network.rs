@@ -32,7 +32,10 @@ pub enum LinkKind {
         is_service: bool,
     },
     /// A bridge.
-    Bridge,
+    Bridge {
+        /// Each VLAN (802.1Q) has ports and entries of its own.
+        filters_vlans: bool,
+    },
     /// A VRF's master, of that routing table.
     Vrf {
         /// Its table.
@@ -62,6 +65,42 @@ pub struct Link {
     pub is_shaped: bool,
     /// An IPsec, XDP or other reason to keep away: words for people, or none.
     pub obstacle: Option<String>,
+    /// Of a bridge that filters VLANs, or a port of one.
+    pub vlans: BridgeVlans,
+}
+
+/// Which VLANs pass a bridge's port, or the bridge's own interface.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct BridgeVlans {
+    /// The VLAN of what comes in without a tag (PVID).
+    pub untagged: Option<u16>,
+    /// Those that pass, and whether they leave without their tag.
+    pub members: BTreeMap<u16, bool>,
+}
+
+impl BridgeVlans {
+    /// The tag that frames of `vlan` have outside, coming and going; 0: none. `None`: they do not
+    /// pass, or come otherwise than they go.
+    pub fn tag_of(&self, vlan: u16) -> Option<u16> {
+        let leaves_untagged = *self.members.get(&vlan)?;
+        let comes_untagged = self.untagged == Some(vlan);
+        (leaves_untagged == comes_untagged).then_some(if leaves_untagged { 0 } else { vlan })
+    }
+
+    /// The VLAN of frames that have that tag outside; 0: none.
+    pub fn vlan_of(&self, tag: u16) -> Option<u16> {
+        let vlan = if tag == 0 { self.untagged? } else { tag };
+        (self.tag_of(vlan) == Some(tag)).then_some(vlan)
+    }
+}
+
+/// Where a bridge has what it knows of a neighbour.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Bridged {
+    /// Behind that port.
+    pub port: IfIndex,
+    /// In that VLAN, if the bridge filters them.
+    pub vlan: Option<u16>,
 }
 
 /// All interfaces of the namespace.

@@ -4,6 +4,7 @@ use shunt::agent::kernel::NetworkEvents;
 use shunt::agent::network::NetworkChange;
 
 use crate::rig::{Rig, SERVER, soon};
+use crate::support::tagging::AccessPort;
 
 /// What rtnetlink tells of `work`: a rule of routing that comes and goes is the end of it.
 async fn told(rig: &Rig, events: &mut NetworkEvents, work: impl FnOnce()) -> Vec<NetworkChange> {
@@ -121,6 +122,19 @@ fn links_addresses_routes_rules_and_shapers_are_told_and_repetitions_are_not() {
         ip("link del wan");
         let gone = NetworkChange::Links { gone: Some(wan) };
         while next(&mut events).await != gone {}
+    });
+}
+
+#[test]
+fn programs_on_tcx_hooks_are_told_as_they_come_and_go() {
+    let rig = Rig::new();
+    let links = NetworkChange::Links { gone: None };
+    rig.run(async || {
+        let mut events = NetworkEvents::open().await.unwrap();
+        let programs = AccessPort::new(&rig.router, "lan", "wan", 7);
+        assert_eq!(next(&mut events).await, links);
+        drop(programs);
+        assert_eq!(next(&mut events).await, links);
     });
 }
 

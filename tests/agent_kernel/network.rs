@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
-use shunt::agent::network::{IfIndex, LinkKind, Links, Route, RouteQuery};
+use shunt::agent::network::{Bridged, IfIndex, LinkKind, Links, Route, RouteQuery};
 
 use crate::rig::{CLIENT, CLIENT_6, Rig, SERVER, SERVER_6, SOON, WAN, index};
 use crate::support::eventually;
+use crate::support::tagging::AccessPort;
 
 fn json(rig: &Rig, argv: &[&str]) -> Vec<Value> {
     serde_json::from_str(&rig.router.succeed(argv)).unwrap()
@@ -40,7 +41,9 @@ fn links_are_what_ip_shows_with_their_masters_and_kinds() {
         assert_eq!(ours.is_up, has("UP") && has("LOWER_UP"), "{theirs}");
         assert_eq!(ours.master, theirs.get("master").map(by_name));
         let kind = match theirs["linkinfo"]["info_kind"].as_str() {
-            Some("bridge") => LinkKind::Bridge,
+            Some("bridge") => LinkKind::Bridge {
+                filters_vlans: false,
+            },
             Some(kind) => LinkKind::Other(kind.to_owned()),
             None => LinkKind::Other("loopback".to_owned()),
         };
@@ -76,6 +79,25 @@ fn an_interface_with_a_shaper_or_an_ingress_hook_is_shaped_and_others_are_not() 
         tc("del dev lan clsact");
         tc("add dev lan root pfifo_fast");
         assert_eq!(shaped().await, (false, false));
+    });
+}
+
+#[test]
+fn an_interface_with_a_program_on_its_tcx_hooks_is_left_alone_while_it_has_one() {
+    let rig = Rig::new();
+    let (lan, wan) = (rig.index("lan"), rig.index("wan"));
+    rig.ask(async |kernel| {
+        let obstacles = async || {
+            let links = kernel.links().await.unwrap();
+            [lan, wan].map(|index| links.0[&index].obstacle.clone())
+        };
+        assert_eq!(obstacles().await, [None, None]);
+        let programs = AccessPort::new(&rig.router, "lan", "wan", 7);
+        let found = obstacles().await;
+        let is_said = |of: &Option<String>| of.as_ref().is_some_and(|of| of.contains("tcx"));
+        assert!(found.iter().all(is_said), "{found:?}");
+        drop(programs);
+        assert_eq!(obstacles().await, [None, None]);
     });
 }
 
@@ -307,6 +329,7 @@ fn a_bridge_entry_that_is_used_stays_young_and_at_its_port() {
     let (br0, p0, p1) = (rig.index("br0"), rig.index("p0"), rig.index("p1"));
     let address: IpAddr = "10.93.0.9".parse().unwrap();
     let stranger: IpAddr = "10.93.0.10".parse().unwrap();
+    let behind = |port| Bridged { port, vlan: None };
     let age = |least| {
         eventually(SOON, "the entry ages", || {
             entry().is_some_and(|(_, updated)| updated >= least)
@@ -315,16 +338,16 @@ fn a_bridge_entry_that_is_used_stays_young_and_at_its_port() {
     rig.ask(async |kernel| {
         age(2);
         // At another port: what the bridge saw is newer.
-        kernel.use_bridged(br0, address, p1).await.unwrap();
-        kernel.use_bridged(br0, stranger, p0).await.unwrap();
+        kernel.use_bridged(br0, address, behind(p1)).await.unwrap();
+        kernel.use_bridged(br0, stranger, behind(p0)).await.unwrap();
         let (port, updated) = entry().unwrap();
         assert!(port == "p0" && updated >= 2, "{port} {updated}");
-        kernel.use_bridged(br0, address, p0).await.unwrap();
+        kernel.use_bridged(br0, address, behind(p0)).await.unwrap();
         let (port, updated) = entry().unwrap();
         assert!(port == "p0" && updated < 2, "{port} {updated}");
         // One that is gone stays so.
         bridge("del 02:00:00:00:00:99 dev p0 master");
-        kernel.use_bridged(br0, address, p0).await.unwrap();
+        kernel.use_bridged(br0, address, behind(p0)).await.unwrap();
         assert_eq!(entry(), None);
     });
 }

@@ -44,6 +44,15 @@ fn what_forwarded_packets_of_established_connections_come_to_is_a_hazard() {
             vec![],
         ),
         (
+            // What is routed by a bridge's own interface comes to its input and output.
+            "table bridge t { chain c { type filter hook input priority 0; \
+             limit rate 1/second accept; } }\n\
+             table bridge u { chain c { type filter hook output priority 0; \
+             quota over 1 mbytes drop; } }"
+                .to_owned(),
+            vec!["limit in bridge t c", "quota in bridge u c"],
+        ),
+        (
             // Nobody jumps there.
             format!(
                 "table inet t {{ chain c {{ {base} }}; chain d {{ limit rate 1/second drop; }} }}"

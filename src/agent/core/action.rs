@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::identity::Id;
 use crate::agent::connection::Connection;
-use crate::agent::network::{IfIndex, Route, RouteQuery};
+use crate::agent::network::{Bridged, IfIndex, Route, RouteQuery};
 use crate::api::{Session, SessionKey};
 
 /// Something to be done.
@@ -66,8 +66,8 @@ pub enum KernelRequest {
     Refresh(Id, Arc<Connection>, Duration),
     /// Check its TCP windows no more.
     BeLiberal(Id, Arc<Connection>),
-    /// This neighbour is in use; it is behind that port of a bridge, if there is one.
-    UseNeighbour(IfIndex, IpAddr, Option<IfIndex>),
+    /// This neighbour is in use; it is there behind a bridge, if there is one.
+    UseNeighbour(IfIndex, IpAddr, Option<Bridged>),
 }
 
 /// An answer to a [`KernelRequest`]; one that failed has none but where it says so.

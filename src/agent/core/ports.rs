@@ -3,8 +3,9 @@
 //! *Promises*: an interface is given a vNIC only if every frame that the guest sends by it
 //! leaves by that vNIC with that VLAN, as far as routing and the kinds of interfaces tell; the
 //! proof of forwarding shows it of each session again.
-//! *Refuses*: with a reason: tunnels and PPP, two tags, interfaces that shape or are down. A
-//! bridge is the vNIC that is its only port. With several ports the forwarding database decides,
+//! *Refuses*: with a reason: tunnels and PPP, two tags, interfaces that shape or are down,
+//! interfaces that have MACs of their own upon another (macvlan and the like). A
+//! bridge is the vNIC that is its only port; if it filters VLANs, with the tag that it gives there. With several ports the forwarding database decides,
 //! address by address, and a frame to an address that it has just forgotten goes to all of them,
 //! which would prove a wrong one: such a bridge is left alone.
 //! *Caller's duty*: make it anew whenever links or vNICs change.
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use super::reason::Reason;
 use super::settings::Switches;
-use crate::agent::network::{IfIndex, Link, LinkKind, Links};
+use crate::agent::network::{Bridged, IfIndex, Link, LinkKind, Links};
 use crate::packet::MacAddr;
 
 /// A vNIC as the host tells of it.
@@ -64,8 +65,8 @@ pub struct Port {
     pub vnic_mtu: u16,
     /// The VRF that it is in.
     pub vrf: Option<IfIndex>,
-    /// If packets leave by a bridge: its only port.
-    pub bridged: Option<IfIndex>,
+    /// If packets leave by a bridge: where it has its neighbours.
+    pub bridged: Option<Bridged>,
 }
 
 /// The MTU of a vNIC whose host does not tell it.
@@ -158,7 +159,7 @@ struct Wire<'a> {
     /// The smallest MTU on the way down.
     mtu: u32,
     /// The only port of the bridge on the way, if there is one.
-    bridged: Option<IfIndex>,
+    bridged: Option<Bridged>,
 }
 
 struct Finder<'a> {
@@ -177,12 +178,15 @@ impl Finder<'_> {
             // A bridge's or bond's member has no addresses of its own.
             return Err(Reason::ForeignInterface);
         }
-        let below = self.wire(index, link)?;
+        // Its packets pass the VRF's own interface, too.
+        link.master
+            .map_or(Ok(()), |vrf| self.usable(vrf).map(drop))?;
+        let below = self.wire(index, link, 0)?;
         Ok(Port {
             vnic: below.vnic.name.as_str().into(),
             vlan: below.vlan,
             mac: (link.mac != below.vnic.mac).then_some(link.mac),
-            mtu: below.mtu.min(link.mtu),
+            mtu: below.mtu,
             vnic_mtu: below.vnic.mtu.unwrap_or(MTU_UNTOLD),
             vrf: link.master,
             bridged: below.bridged,
@@ -207,48 +211,54 @@ impl Finder<'_> {
         }
     }
 
-    /// The vNIC below a link, and the way there.
-    fn wire(&self, index: IfIndex, link: &Link) -> Result<Wire<'_>, Reason> {
-        match &link.kind {
-            LinkKind::Device { .. } => Ok(Wire {
+    /// The vNIC below a link, and the way there, for frames that have that tag when the link gets
+    /// them; 0: none.
+    fn wire(&self, index: IfIndex, link: &Link, tag: u16) -> Result<Wire<'_>, Reason> {
+        let wire = match &link.kind {
+            LinkKind::Device { .. } => Wire {
                 vnic: self.vnic(link)?,
-                vlan: 0,
+                vlan: tag,
                 mtu: link.mtu,
                 bridged: None,
-            }),
-            LinkKind::Vlan {
-                is_service: true, ..
-            } => Err(Reason::ServiceTag),
-            LinkKind::Vlan { on, id, .. } => {
-                let below = self.usable(*on)?;
-                let wire = match below.kind {
-                    LinkKind::Vlan { .. } => return Err(Reason::ServiceTag),
-                    _ => self.wire(*on, below)?,
-                };
-                // A bridge over a VLAN, with a VLAN over the bridge: two tags.
-                if wire.vlan != 0 {
-                    return Err(Reason::ServiceTag);
-                }
-                Ok(Wire { vlan: *id, ..wire })
+            },
+            LinkKind::Vlan { is_service, .. } if *is_service || tag != 0 => {
+                return Err(Reason::ServiceTag);
             }
-            LinkKind::Bridge => self.bridged(index),
-            LinkKind::Vrf { .. } => Err(Reason::ForeignInterface),
-            LinkKind::Other(kind) if TUNNELS.contains(&kind.as_str()) => Err(Reason::Tunnel),
-            LinkKind::Other(_) => Err(Reason::ForeignInterface),
-        }
+            LinkKind::Vlan { on, id, .. } => self.wire(*on, self.usable(*on)?, *id)?,
+            LinkKind::Bridge { filters_vlans } => {
+                let vlan = match filters_vlans {
+                    true => Some(link.vlans.vlan_of(tag).ok_or(Reason::Bridge)?),
+                    false => None,
+                };
+                self.bridged(index, vlan, tag)?
+            }
+            LinkKind::Other(kind) if TUNNELS.contains(&kind.as_str()) => {
+                return Err(Reason::Tunnel);
+            }
+            LinkKind::Vrf { .. } | LinkKind::Other(_) => return Err(Reason::ForeignInterface),
+        };
+        Ok(Wire {
+            mtu: wire.mtu.min(link.mtu),
+            ..wire
+        })
     }
 
-    /// The only port of a bridge that is up.
-    fn bridged(&self, bridge: IfIndex) -> Result<Wire<'_>, Reason> {
+    /// The only port of a bridge that is up, for frames of that VLAN, or tag if VLANs are nothing
+    /// to it.
+    fn bridged(&self, bridge: IfIndex, vlan: Option<u16>, tag: u16) -> Result<Wire<'_>, Reason> {
         let mut ports =
             (self.links.0.iter()).filter(|(_, link)| link.master == Some(bridge) && link.is_up);
         match (ports.next(), ports.next()) {
             (Some((index, _)), None) => {
                 let port = self.usable(*index)?;
+                let tag = match vlan {
+                    Some(vlan) => port.vlans.tag_of(vlan).ok_or(Reason::Bridge)?,
+                    None => tag,
+                };
                 match port.kind {
                     LinkKind::Device { .. } | LinkKind::Vlan { .. } => Ok(Wire {
-                        bridged: Some(*index),
-                        ..self.wire(*index, port)?
+                        bridged: Some(Bridged { port: *index, vlan }),
+                        ..self.wire(*index, port, tag)?
                     }),
                     _ => Err(Reason::ForeignInterface),
                 }
@@ -291,6 +301,7 @@ impl Finder<'_> {
 mod tests {
     use super::super::testing::{GUESTS, LAN, WAN, device, element, links, mac};
     use super::*;
+    use crate::agent::network::BridgeVlans;
 
     const BRIDGE: IfIndex = IfIndex(10);
     const OTHER: IfIndex = IfIndex(11);
@@ -301,7 +312,9 @@ mod tests {
 
     fn bridge() -> Link {
         Link {
-            kind: LinkKind::Bridge,
+            kind: LinkKind::Bridge {
+                filters_vlans: false,
+            },
             ..device("br0", "", 0x44)
         }
     }
@@ -379,7 +392,11 @@ mod tests {
         let port = found.get(BRIDGE).unwrap();
         assert_eq!((&*port.vnic, port.vlan), ("v-lan", 0));
         assert_eq!(port.mac, Some(mac(0x44)));
-        assert_eq!(port.bridged, Some(LAN));
+        let there = Bridged {
+            port: LAN,
+            vlan: None,
+        };
+        assert_eq!(port.bridged, Some(there));
         assert_eq!(found.get(LAN), Err(Reason::ForeignInterface));
 
         // Any other port: a flooded frame would prove the wrong one.
@@ -410,6 +427,74 @@ mod tests {
         };
         links.0.insert(OTHER, above);
         assert_eq!(ports(&links).get(OTHER), Err(Reason::ServiceTag));
+    }
+
+    /// VLANs, each with whether it leaves without its tag, and that of what comes without one.
+    fn vlans(members: &[(u16, bool)], untagged: Option<u16>) -> BridgeVlans {
+        BridgeVlans {
+            untagged,
+            members: members.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn a_bridge_that_filters_vlans_gives_the_tag_that_its_port_has() {
+        let mut links = links();
+        let filtering = Link {
+            kind: LinkKind::Bridge {
+                filters_vlans: true,
+            },
+            vlans: vlans(&[(1, true), (10, false), (20, false)], Some(1)),
+            ..bridge()
+        };
+        links.0.insert(BRIDGE, filtering);
+        let above = Link {
+            kind: LinkKind::Vlan {
+                on: BRIDGE,
+                id: 10,
+                is_service: false,
+            },
+            ..device("br0.10", "", 0x44)
+        };
+        links.0.insert(OTHER, above);
+        links.0.get_mut(&LAN).unwrap().master = Some(BRIDGE);
+        let mut found = |port: BridgeVlans| {
+            links.0.get_mut(&LAN).unwrap().vlans = port;
+            let found = ports(&links);
+            [BRIDGE, OTHER].map(|index| {
+                let port = found.get(index)?;
+                let there = port.bridged.unwrap();
+                assert_eq!(there.port, LAN);
+                Ok((port.vlan, there.vlan))
+            })
+        };
+        let refused = Err(Reason::Bridge);
+        // As it is by default, with VLAN 10 on a trunk.
+        let trunk = vlans(&[(1, true), (10, false)], Some(1));
+        assert_eq!(found(trunk), [Ok((0, Some(1))), Ok((10, Some(10)))]);
+        // An access port of VLAN 10, and one that tags all.
+        let access = vlans(&[(10, true)], Some(10));
+        assert_eq!(found(access), [refused, Ok((0, Some(10)))]);
+        let tagging = vlans(&[(1, false), (10, false)], None);
+        assert_eq!(found(tagging), [Ok((1, Some(1))), Ok((10, Some(10)))]);
+        // What comes is not what goes; or nothing passes.
+        let askew = vlans(&[(1, true), (10, true)], Some(1));
+        assert_eq!(found(askew), [Ok((0, Some(1))), refused]);
+        assert_eq!(found(BridgeVlans::default()), [refused; 2]);
+    }
+
+    #[test]
+    fn what_stands_against_a_vrf_stands_against_its_members() {
+        let mut links = links();
+        let vrf = Link {
+            kind: LinkKind::Vrf { table: 100 },
+            ..device("red", "", 0x66)
+        };
+        links.0.insert(OTHER, vrf);
+        links.0.get_mut(&LAN).unwrap().master = Some(OTHER);
+        assert_eq!(ports(&links).get(LAN).unwrap().vrf, Some(OTHER));
+        links.0.get_mut(&OTHER).unwrap().is_shaped = true;
+        assert_eq!(ports(&links).get(LAN), Err(Reason::Shaped));
     }
 
     #[test]
@@ -446,6 +531,8 @@ mod tests {
             ("ppp", Reason::Tunnel),
             ("dummy", Reason::ForeignInterface),
             ("macvlan", Reason::ForeignInterface),
+            ("macvtap", Reason::ForeignInterface),
+            ("ipvlan", Reason::ForeignInterface),
         ] {
             let link = Link {
                 kind: LinkKind::Other(kind.to_owned()),

@@ -59,7 +59,7 @@ reasons! {
     Unrouted, "no-route", "the guest has no route for it";
     ForeignInterface, "no-vnic", "one of its interfaces is none of the element's vNICs";
     Tunnel, "tunnel", "it goes through a tunnel, PPP, IPsec or another encapsulation";
-    Bridge, "bridge", "a bridge with several ports decides where it goes";
+    Bridge, "bridge", "a bridge with several ports, or with other VLANs than its port, decides where it goes";
     ServiceTag, "service-tag", "it has a tag of 802.1ad, or two tags";
     Shaped, "shaped", "one of its interfaces shapes, polices or filters";
     Obstacle, "obstacle", "something on one of its interfaces must see every packet";

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::agent::connection::{Connection, Counters, Ports, Status, TcpState, Tuple};
-use crate::agent::network::{IfIndex, Link, LinkKind, Links};
+use crate::agent::network::{BridgeVlans, IfIndex, Link, LinkKind, Links};
 use crate::packet::MacAddr;
 use crate::packet::key::protocol;
 
@@ -80,6 +80,7 @@ pub fn device(name: &str, bus_path: &str, last: u8) -> Link {
         master: None,
         is_shaped: false,
         obstacle: None,
+        vlans: BridgeVlans::default(),
     }
 }
 

@@ -3,25 +3,22 @@
 //! *Promises*: every interface of the namespace; what an interface is comes from the kernel's
 //! word for it, never from its name.
 //! *Refuses*: nothing; an interface that cannot be read is left out.
-//! *Caller's duty*: programs of eBPF on `tcx` hooks (Linux 6.6) are not seen here.
-//! *Standard*: rtnetlink(7), include/uapi/linux/if_link.h, pkt_sched.h.
+//! *Caller's duty*: what stands in other messages is [`Marks`]'.
+//! *Standard*: rtnetlink(7), include/uapi/linux/if_link.h.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Component, Path};
 
+use super::marks::Marks;
 use super::socket::table;
 use super::wire::{Request, attribute, attributes, native16, native32, nested, network16, text};
-use crate::agent::network::{IfIndex, Link, LinkKind, Links};
+use crate::agent::network::{BridgeVlans, IfIndex, Link, LinkKind, Links};
 use crate::packet::MacAddr;
 
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-pub(super) const RTM_NEWQDISC: u16 = 36;
-pub(super) const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
+pub(super) const RTM_GETLINK: u16 = 18;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -29,7 +26,7 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
-const IFLA_EXT_MASK: u16 = 29;
+pub(super) const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_INFO_KIND: u16 = 1;
@@ -37,62 +34,39 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VLAN_ID: u16 = 1;
 const IFLA_VLAN_PROTOCOL: u16 = 5;
 const IFLA_VRF_TABLE: u16 = 1;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
 const IFLA_XDP_ATTACHED: u16 = 2;
 
 /// `RTEXT_FILTER_SKIP_STATS`: counters are most of an answer, and nobody reads them.
 const SKIP_STATS: u32 = 1 << 3;
 
-const TCA_KIND: u16 = 1;
-
 /// The tag of 802.1ad.
 const SERVICE_TAG: u16 = 0x88a8;
 
-/// Disciplines that a kernel or a distribution attaches on its own, and that neither shape nor
-/// police.
-const DEFAULT_QDISCS: [&str; 6] = ["noop", "noqueue", "mq", "pfifo_fast", "fq_codel", "fq"];
-
-/// Reads all interfaces.
+/// Reads all interfaces, with what stands in other messages.
 pub(super) async fn read_all() -> io::Result<Links> {
+    let mut links = read_plain().await?;
+    let marks = Marks::read(&links).await?;
+    for (index, link) in &mut links.0 {
+        marks.set(*index, link);
+    }
+    Ok(links)
+}
+
+/// Reads all interfaces, as their own messages tell of them.
+pub(super) async fn read_plain() -> io::Result<Links> {
     let request =
         Request::new(RTM_GETLINK, &[0; 16]).with(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
     let links = table(libc::NETLINK_ROUTE, &request, |message| {
         (message.kind == RTM_NEWLINK)
             .then(|| read(message.payload))
             .flatten()
-    })
-    .await?;
-    let shaped = read_shaped().await?;
-    let mut all = Links(links.into_iter().collect());
-    mark_shaped(&mut all, &shaped);
-    Ok(all)
+    });
+    Ok(Links(links.await?.into_iter().collect()))
 }
 
-/// Reads which interfaces have a discipline that is none of the defaults.
-pub(super) async fn read_shaped() -> io::Result<BTreeSet<IfIndex>> {
-    let request = Request::new(RTM_GETQDISC, &[0; 20]);
-    let found = table(libc::NETLINK_ROUTE, &request, |message| {
-        read_qdisc(message.payload)
-    })
-    .await;
-    let found = match found {
-        // A kernel without disciplines.
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
-        found => found?,
-    };
-    Ok(found
-        .into_iter()
-        .filter_map(|(on, is_default)| (!is_default).then_some(on))
-        .collect())
-}
-
-/// Tells each interface whether it is among `shaped`.
-pub(super) fn mark_shaped(links: &mut Links, shaped: &BTreeSet<IfIndex>) {
-    for (index, link) in &mut links.0 {
-        link.is_shaped = shaped.contains(index);
-    }
-}
-
-/// Reads an interface's message. Whether it is shaped stands in others.
+/// Reads an interface's message.
 pub(super) fn read(payload: &[u8]) -> Option<(IfIndex, Link)> {
     let header = Header::read(payload)?;
     // Bridges tell of their ports in messages of their own, which repeat what is known.
@@ -115,6 +89,7 @@ pub(super) fn read(payload: &[u8]) -> Option<(IfIndex, Link)> {
             master: raw.master.filter(|master| master.0 != 0),
             is_shaped: false,
             obstacle: obstacle(&raw, &header),
+            vlans: BridgeVlans::default(),
         },
     ))
 }
@@ -191,7 +166,7 @@ impl<'a> Raw<'a> {
 fn kind(raw: &Raw<'_>, index: IfIndex, hardware: u16, name: &str) -> LinkKind {
     match raw.kind {
         Some("vlan") => vlan(raw).unwrap_or_else(|| LinkKind::Other("vlan".to_owned())),
-        Some("bridge") => LinkKind::Bridge,
+        Some("bridge") => bridge(raw.data),
         Some("vrf") => match attribute(raw.data, IFLA_VRF_TABLE).and_then(native32) {
             Some(table) => LinkKind::Vrf { table },
             None => LinkKind::Other("vrf".to_owned()),
@@ -203,6 +178,16 @@ fn kind(raw: &Raw<'_>, index: IfIndex, hardware: u16, name: &str) -> LinkKind {
         },
         None => LinkKind::Other(format!("hardware type {hardware}")),
     }
+}
+
+fn bridge(data: &[u8]) -> LinkKind {
+    let filters_vlans =
+        attribute(data, IFLA_BR_VLAN_FILTERING).is_some_and(|is_so| is_so.contains(&1));
+    let protocol = attribute(data, IFLA_BR_VLAN_PROTOCOL).and_then(network16);
+    if filters_vlans && protocol == Some(SERVICE_TAG) {
+        return LinkKind::Other("bridge of 802.1ad".to_owned());
+    }
+    LinkKind::Bridge { filters_vlans }
 }
 
 fn vlan(raw: &Raw<'_>) -> Option<LinkKind> {
@@ -267,14 +252,6 @@ fn is_pci_function(name: &str) -> bool {
     (bus.len(), device.len(), function.len()) == (2, 2, 1)
         && domain.len() >= 4
         && [domain, bus, device, function].into_iter().all(is_hex)
-}
-
-/// An interface that has a queueing discipline, and whether that is one of the defaults.
-fn read_qdisc(payload: &[u8]) -> Option<(IfIndex, bool)> {
-    // `struct tcmsg`
-    let on = IfIndex(native32(payload.get(4..8)?)?);
-    let kind = attribute(payload.get(20..)?, TCA_KIND).and_then(text)?;
-    Some((on, DEFAULT_QDISCS.contains(&kind)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `socket`, `wire`, `options` | netlink's sockets, messages and attributes; the options that no crate has |
 //! | `conntrack`, `events`, `filter` | connections: dump, one, refresh; what happens to them |
-//! | `links`, `route`, `xfrm`, `neighbour` | interfaces, routes, policies of IPsec, neighbours and bridge entries |
+//! | `links`, `marks`, `programs`, `ebtables` | interfaces, and what keeps the fast path away from them |
+//! | `route`, `xfrm`, `neighbour` | routes, policies of IPsec, neighbours and bridge entries |
 //! | `watch`, `ipset` | what changes under the connections |
 //! | `rules` | what a ruleset needs to see |
 //! | `settings` | sysctls |
@@ -23,12 +24,15 @@
 //! twice the time. `netlink-sys` has the sockets.
 
 mod conntrack;
+mod ebtables;
 mod events;
 mod filter;
 mod ipset;
 mod links;
+mod marks;
 mod neighbour;
 mod options;
+mod programs;
 mod route;
 mod rules;
 mod settings;
@@ -50,7 +54,7 @@ pub use watch::NetworkEvents;
 use self::rules::{Ruleset, iptables, nft};
 use self::socket::Socket;
 use super::connection::{Connection, TcpState};
-use super::network::{Hazard, IfIndex, Links, Route, RouteQuery};
+use super::network::{Bridged, Hazard, IfIndex, Links, Route, RouteQuery};
 
 /// Why the kernel cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -219,17 +223,21 @@ impl Kernel {
         neighbour::use_neighbour(&mut *self.route.lock().await, on, address).await
     }
 
-    /// Tells a bridge that the neighbour `address` of its interface `on` is still behind its port
-    /// `port`, so that the entry does not age. Entries that are elsewhere, or gone, stay so, and
-    /// those of a bridge that filters VLANs are left to age.
+    /// Tells a bridge that the neighbour `address` of its interface `on` is still where `bridged`
+    /// says, so that the entry does not age. Entries that are elsewhere, or gone, stay so.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub async fn use_bridged(&self, on: IfIndex, address: IpAddr, port: IfIndex) -> io::Result<()> {
+    pub async fn use_bridged(
+        &self,
+        on: IfIndex,
+        address: IpAddr,
+        bridged: Bridged,
+    ) -> io::Result<()> {
         let mut socket = self.route.lock().await;
         match neighbour::mac_of(&mut socket, on, address).await? {
-            Some(mac) => neighbour::use_fdb(&mut socket, port, mac).await,
+            Some(mac) => neighbour::use_fdb(&mut socket, bridged, mac).await,
             None => Ok(()),
         }
     }

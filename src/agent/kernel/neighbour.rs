@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::socket::{Socket, table};
 use super::wire::{Request, address, attribute, family, native16, native32, octets, split};
-use crate::agent::network::IfIndex;
+use crate::agent::network::{Bridged, IfIndex};
 use crate::packet::MacAddr;
 
 pub(super) const RTM_NEWNEIGH: u16 = 28;
@@ -132,20 +132,25 @@ pub(super) async fn mac_of(
     Ok(found.and_then(|found| found.mac))
 }
 
-/// Tells a bridge that a MAC was seen behind its port `on`. An entry that is elsewhere, or
-/// nowhere, stays so: what the bridge itself sees is newer.
-pub(super) async fn use_fdb(socket: &mut Socket, on: IfIndex, mac: MacAddr) -> io::Result<()> {
-    let bridge = libc::AF_BRIDGE as u8;
+/// Tells a bridge that a MAC was seen there. An entry that is elsewhere, or nowhere, stays so:
+/// what the bridge itself sees is newer.
+pub(super) async fn use_fdb(socket: &mut Socket, bridged: Bridged, mac: MacAddr) -> io::Result<()> {
+    let (bridge, on) = (libc::AF_BRIDGE as u8, bridged.port);
+    let entry = |request: Request| {
+        let vlan = bridged.vlan.map(u16::to_ne_bytes);
+        request.with(NDA_LLADDR, &mac.0).with_some(NDA_VLAN, vlan)
+    };
     let asked = Request::new(RTM_GETNEIGH, &header(bridge, on, NTF_MASTER));
-    let found = find(socket, asked.with(NDA_LLADDR, &mac.0)).await?;
+    let found = find(socket, entry(asked)).await?;
     if !found.is_some_and(|found| found.on == on && !found.is_fixed) {
         return Ok(());
     }
     let mut used = header(bridge, on, NTF_USE | NTF_MASTER);
     // Bridges take no entry without a state.
     used[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
-    let request = Request::new(RTM_NEWNEIGH, &used).with(NDA_LLADDR, &mac.0);
-    socket.ask(request, |_| {}).await
+    socket
+        .ask(entry(Request::new(RTM_NEWNEIGH, &used)), |_| {})
+        .await
 }
 
 /// The one entry that is asked for, if it is there.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::agent::connection::{Connection, ConntrackEvent};
 use crate::agent::core::{CallError, Element, Offered, Reprove};
-use crate::agent::network::{Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
+use crate::agent::network::{Bridged, Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
 use crate::api::events::Event;
 use crate::api::{Session, SessionKey};
 
@@ -31,12 +31,12 @@ pub(crate) trait Kernel {
     async fn links(&self) -> io::Result<Links>;
     /// Where a packet would go.
     async fn route(&self, query: &RouteQuery) -> io::Result<Route>;
-    /// A neighbour is in use, and so is its entry of a bridge, behind that port.
+    /// A neighbour is in use, and so is its entry of a bridge, there.
     async fn use_neighbour(
         &self,
         on: IfIndex,
         address: IpAddr,
-        bridged: Option<IfIndex>,
+        bridged: Option<Bridged>,
     ) -> io::Result<()>;
     /// What of the ruleset must see every packet.
     async fn hazards(&self) -> io::Result<Vec<Hazard>>;

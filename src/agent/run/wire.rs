@@ -21,7 +21,7 @@ use crate::agent::core::ports::Vnic;
 use crate::agent::core::settings::{Mark, Mode, Revocation, Settings, Switches};
 use crate::agent::core::{CallError, Core, Element, Offered, Outcome, Reprove};
 use crate::agent::kernel::{self, ConntrackEvents, EventMode, Groups, KernelError, NetworkEvents};
-use crate::agent::network::{Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
+use crate::agent::network::{Bridged, Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
 use crate::agent::service::{self, AgentError};
 use crate::agent::status::Ask;
 use crate::api::reprove::ReproveStatus;
@@ -205,11 +205,11 @@ impl Kernel for kernel::Kernel {
         &self,
         on: IfIndex,
         address: IpAddr,
-        bridged: Option<IfIndex>,
+        bridged: Option<Bridged>,
     ) -> io::Result<()> {
         self.use_neighbour(on, address).await?;
         match bridged {
-            Some(port) => self.use_bridged(on, address, port).await,
+            Some(bridged) => self.use_bridged(on, address, bridged).await,
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::agent::connection::{ConntrackEvent, Counters, Status, TcpState};
 use crate::agent::core::action::{KernelAnswer, Offered, Outcome};
 use crate::agent::core::testing::{LAN, WAN, element, links, tcp};
-use crate::agent::network::Route;
+use crate::agent::network::{Bridged, Route};
 use crate::api::SessionKey;
 use crate::api::events::{Active, Closed, Direction, Event, HandedOver, Sessions};
 use crate::api::state::Traffic;
@@ -480,13 +480,19 @@ fn of_a_neighbour_behind_a_bridge_the_bridge_is_told_too() {
     let mut core = informed(Settings::default());
     let mut bridged = links();
     let link = crate::agent::network::Link {
-        kind: crate::agent::network::LinkKind::Bridge,
+        kind: crate::agent::network::LinkKind::Bridge {
+            filters_vlans: false,
+        },
         ..bridged.0[&LAN].clone()
     };
     bridged.0.insert(bridge, link);
     bridged.0.get_mut(&LAN).unwrap().master = Some(bridge);
     core.links(bridged, Moment(1000));
-    for (on, port) in [(bridge, Some(LAN)), (WAN, None)] {
+    let there = Bridged {
+        port: LAN,
+        vlan: None,
+    };
+    for (on, port) in [(bridge, Some(there)), (WAN, None)] {
         core.hops.entry((on, address)).or_default();
         core.use_hop(on, address, Moment(1000));
         let wish = KernelRequest::UseNeighbour(on, address, port);

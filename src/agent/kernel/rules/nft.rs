@@ -67,7 +67,8 @@ const FAMILIES: [(u8, &str, &[u32]); 5] = [
     (1, "inet", &[0, 2, 4, 5]),
     (2, "ip", &[0, 2, 4]),
     (10, "ip6", &[0, 2, 4]),
-    (7, "bridge", &[0, 2, 4]),
+    // What is routed comes in to a bridge's own interface, or goes out by it.
+    (7, "bridge", &[0, 1, 2, 3, 4]),
     // Ingress and egress of devices.
     (5, "netdev", &[0, 1]),
 ];

@@ -7,13 +7,12 @@
 //! *Caller's duty*: every message, in order; [`Known::renew`] before changes are told.
 //! *Standard*: rtnetlink(7).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 
-use crate::agent::kernel::links::{
-    self, RTM_DELLINK, RTM_DELQDISC, RTM_NEWLINK, RTM_NEWQDISC, mark_shaped,
-};
+use crate::agent::kernel::links::{self, RTM_DELLINK, RTM_NEWLINK};
+use crate::agent::kernel::marks::{Marks, RTM_DELQDISC, RTM_NEWQDISC};
 use crate::agent::kernel::neighbour::{self, Neighbour, RTM_DELNEIGH, RTM_NEWNEIGH};
 use crate::agent::kernel::socket::table;
 use crate::agent::kernel::wire::{Message, Request, address, attribute, native32, split};
@@ -49,13 +48,14 @@ type Entry = (Option<IfIndex>, MacAddr, Option<u16>);
 /// What is known.
 #[derive(Default, Debug)]
 pub(super) struct Known {
+    /// As their own messages tell of them.
     links: Links,
-    shaped: BTreeSet<IfIndex>,
+    marks: Marks,
     addresses: HashSet<Address>,
     neighbours: HashMap<(IfIndex, IpAddr), MacAddr>,
     ports: HashMap<Entry, IfIndex>,
-    /// Queueing disciplines changed: which interfaces are shaped must be asked.
-    are_qdiscs_stale: bool,
+    /// What does not stand in interfaces' own messages must be asked.
+    are_marks_stale: bool,
     /// Messages were lost: all must be asked.
     is_stale: bool,
 }
@@ -63,10 +63,9 @@ pub(super) struct Known {
 impl Known {
     /// Asks for all.
     pub(super) async fn read() -> io::Result<Self> {
-        let links = links::read_all().await?;
-        let shaped = links.0.iter().filter(|(_, link)| link.is_shaped);
+        let links = links::read_plain().await?;
         let mut known = Self {
-            shaped: shaped.map(|(index, _)| *index).collect(),
+            marks: Marks::read(&links).await?,
             links,
             ..Self::default()
         };
@@ -91,16 +90,20 @@ impl Known {
         if self.is_stale {
             *self = Self::read().await?;
         }
-        if self.are_qdiscs_stale {
-            let shaped = links::read_shaped().await?;
-            self.are_qdiscs_stale = false;
-            if shaped != self.shaped {
-                mark_shaped(&mut self.links, &shaped);
-                self.shaped = shaped;
+        if self.are_marks_stale {
+            let marks = Marks::read(&self.links).await?;
+            self.are_marks_stale = false;
+            if marks != self.marks {
+                self.marks = marks;
                 return Ok(Some(NetworkChange::Links { gone: None }));
             }
         }
         Ok(None)
+    }
+
+    /// Looks at what of interfaces tells no event.
+    pub(super) fn look(&mut self) {
+        self.are_marks_stale |= self.marks.are_stale(&self.links);
     }
 
     /// Takes in a message. What has changed?
@@ -110,7 +113,7 @@ impl Known {
             RTM_NEWLINK => self.new_link(payload),
             RTM_DELLINK => self.lost_link(payload),
             RTM_NEWQDISC | RTM_DELQDISC => {
-                self.are_qdiscs_stale = true;
+                self.are_marks_stale = true;
                 None
             }
             RTM_NEWADDR => read_address(payload)
@@ -136,8 +139,11 @@ impl Known {
     }
 
     fn new_link(&mut self, payload: &[u8]) -> Option<NetworkChange> {
-        let (index, mut link) = links::read(payload)?;
-        link.is_shaped = self.shaped.contains(&index);
+        let Some((index, link)) = links::read(payload) else {
+            // A bridge's word of its VLANs, or of its port's.
+            self.are_marks_stale = true;
+            return None;
+        };
         let is_up = link.is_up;
         let before = self.links.0.get(&index);
         if before == Some(&link) {
@@ -152,7 +158,6 @@ impl Known {
 
     fn lost_link(&mut self, payload: &[u8]) -> Option<NetworkChange> {
         let index = links::read_index(payload)?;
-        self.shaped.remove(&index);
         self.links.0.remove(&index)?;
         Some(NetworkChange::Links { gone: Some(index) })
     }

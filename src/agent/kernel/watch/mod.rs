@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`known`] | what is known of links, addresses and neighbours, so that only changes are told |
-//! | [`digest`] | what tells no event: iptables of the older way, and ipset |
+//! | [`digest`] | what of rulesets tells no event: iptables of the older way, and ipset |
 //!
 //! *Promises*: each change at least once; what only repeats what is known is not told; several
 //! changes that come together and mean the same are told as one. Messages that were lost are
@@ -190,6 +190,7 @@ impl NetworkEvents {
 
     async fn look(&mut self) {
         let begin = Instant::now();
+        self.known.look();
         let digest = Digest::read().await;
         self.next_digest = begin + PERIOD.max(begin.elapsed() * PAUSE);
         if digest != self.digest {

@@ -15,7 +15,7 @@ use super::{LEASE, Shared, World};
 use crate::agent::connection::{Connection, ConntrackEvent, Counters};
 use crate::agent::core::testing::{LAN, WAN};
 use crate::agent::core::{CallError, Element, Offered, Reprove};
-use crate::agent::network::{Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
+use crate::agent::network::{Bridged, Hazard, IfIndex, Links, NetworkChange, Route, RouteQuery};
 use crate::api::{Session, SessionKey};
 
 pub struct FakeKernel(pub Shared);
@@ -167,7 +167,7 @@ impl Kernel for FakeKernel {
         &self,
         _on: IfIndex,
         address: IpAddr,
-        _bridged: Option<IfIndex>,
+        _bridged: Option<Bridged>,
     ) -> io::Result<()> {
         self.0.borrow_mut().neighbours.push(address);
         Ok(())
