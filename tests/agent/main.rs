@@ -17,6 +17,7 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 mod vrrp;
+mod ways;
 
 use rig::{Plan, Rig};
 
@@ -44,6 +45,14 @@ fn a_firewall_s_connections_go_around_it_and_nobody_notices() {
     });
     step("short connections are left alone", || {
         many::short_connections_are_left_alone(&mut rig);
+    });
+    step("a bridge that filters VLANs is a way", || {
+        ways::through_a_bridge_that_filters_vlans(&mut rig);
+    });
+    step("a VRF is a way", || ways::through_a_vrf(&mut rig));
+    step("equal routes are ways", || ways::by_equal_routes(&mut rig));
+    step("back where it came from is a way", || {
+        ways::back_where_it_came_from(&mut rig);
     });
     step("an agent may be killed", || {
         death::an_agent_may_be_killed(&mut rig);

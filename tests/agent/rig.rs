@@ -52,7 +52,7 @@ timeout-ms = 5000
 name = "router"
 sessions = 16384
 source-prefixes = ["0.0.0.0/0", "::/0"]
-translation-prefixes = ["10.81.2.1/32"]
+translation-prefixes = ["10.81.2.1/32", "10.81.1.1/32"]
 serial = { socket = "{dir}/guest/offload.sock", uid = 0 }
 "#;
 
