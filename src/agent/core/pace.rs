@@ -62,13 +62,18 @@ impl ScanPace {
 
     /// Whether there is something to look for.
     pub const fn want(&mut self, is_wanted: bool) {
-        self.is_wanted = is_wanted || self.is_urgent;
+        self.is_wanted = is_wanted;
     }
 
-    /// What there is is not known: look soon.
+    /// What there is is not known: look soon, whether something else is wanted or not.
     pub const fn hurry(&mut self) {
         self.is_urgent = true;
         self.is_wanted = true;
+    }
+
+    /// Whether what there is is not known, and no look has begun since.
+    pub const fn is_urgent(&self) -> bool {
+        self.is_urgent
     }
 
     /// Something new is there: the next one is not put off for quietness.

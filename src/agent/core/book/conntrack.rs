@@ -96,8 +96,13 @@ impl Core {
         self.news.turn(now);
         if let Some(follow) = self.news.take_change() {
             actions.push(Action::Follow(follow));
-            // What was missed, and what is to be missed.
-            self.pace.wake();
+            match follow {
+                // What was missed since the last look, also if nothing is known that would be
+                // looked for.
+                true => self.pace.hurry(),
+                // What is to be missed.
+                false => self.pace.wake(),
+            }
         }
         self.pace.want(self.wants_scan());
         if self.pace.due().is_some_and(|due| due <= now) {
@@ -113,7 +118,7 @@ impl Core {
     }
 
     fn wants_scan(&self) -> bool {
-        if self.scans_whole == 0 || !self.held.is_empty() {
+        if self.pace.is_urgent() || !self.held.is_empty() {
             return true;
         }
         let may_ask = matches!(self.settings.mode, Mode::On | Mode::Observe);

@@ -454,6 +454,60 @@ fn a_shorter_timeout_than_was_set_is_seen_in_the_table_and_refreshed_before_it_r
     assert_eq!(refreshes(&mut core), [with(1, 0).timeout.unwrap()]);
 }
 
+/// What becomes of the table from `from` on for so many milliseconds: when news are followed
+/// again, and when it is looked at.
+fn table_actions(core: &mut Core, from: u64, span: u64) -> (Vec<u64>, Vec<u64>) {
+    let (mut follows, mut looks) = (Vec::new(), Vec::new());
+    let mut at = from;
+    while at < from + span {
+        let now = Moment(at);
+        for action in core.act(now) {
+            match action {
+                Action::Follow(true) => follows.push(at),
+                Action::Scan => {
+                    looks.push(at);
+                    core.scan_ended(true, Duration::from_micros(10), now);
+                }
+                _ => {}
+            }
+        }
+        // As whoever runs it: only when something is due.
+        at = core
+            .next_deadline()
+            .map_or(u64::MAX, |due| due.0.max(at + 1));
+    }
+    (follows, looks)
+}
+
+#[test]
+fn once_news_are_followed_again_the_table_is_looked_at_although_nothing_is_held_or_watched() {
+    let mut core = informed(Settings::default());
+    let opening = Connection {
+        tcp: Some(TcpState(1)),
+        ..with(1, 0)
+    };
+    for _ in 0..=Settings::default().news_rate_max {
+        core.conntrack(ConntrackEvent::Changed(opening.clone()), Moment(1000));
+    }
+    let (follows, looks) = table_actions(&mut core, 1000, 60_000);
+    let ([again], Some(last)) = (&follows[..], looks.last()) else {
+        panic!("{follows:?}, {looks:?}");
+    };
+    assert!(last > again, "{last}, {again}");
+}
+
+#[test]
+fn after_a_loss_of_news_the_table_is_looked_at_although_nothing_is_held_or_watched() {
+    let mut core = informed(Settings::default());
+    table_actions(&mut core, 0, 10_000);
+    core.conntrack(ConntrackEvent::Lost, Moment(10_000));
+    let (_, looks) = table_actions(&mut core, 10_000, 10_000);
+    assert_eq!(looks.len(), 1);
+    core.conntrack(ConntrackEvent::Lost, Moment(looks[0] + 1));
+    let (_, looks) = table_actions(&mut core, looks[0] + 1, 10_000);
+    assert_eq!(looks.len(), 1);
+}
+
 #[test]
 fn the_kernel_is_read_again_after_what_changed_during_the_reading() {
     let mut core = Core::new(Settings::default());
